@@ -1,0 +1,74 @@
+"""What an engine plugin implements and is given: the plugin contract, version 1.
+
+Runs in workers on Python >= 3.10 and imports nothing outside the standard library. Names in `__all__` are a promise.
+"""
+
+from frame.contract.engines import (
+    Claim,
+    EngineSpec,
+    FileEntry,
+    FolderListing,
+    LaunchCommand,
+    LaunchRequest,
+    NoOptions,
+    by_claims,
+    launch_single,
+    one_rank,
+    option,
+)
+from frame.contract.models import (
+    Chunk,
+    Done,
+    Engine,
+    EngineContext,
+    Failed,
+    JobId,
+    Model,
+    ModelSpec,
+    SequenceModel,
+    TensorModel,
+    Tensors,
+)
+from frame.contract.properties import Properties
+from frame.contract.protocols import Protocol, Route
+from frame.contract.requests import Buffer, Part, Request, RequestError, Response, ResponseStream
+from frame.contract.signatures import Signature, TensorSpec
+
+__all__ = [
+    "API_VERSION",
+    "Buffer",
+    "Chunk",
+    "Claim",
+    "Done",
+    "Engine",
+    "EngineContext",
+    "EngineSpec",
+    "Failed",
+    "FileEntry",
+    "FolderListing",
+    "JobId",
+    "LaunchCommand",
+    "LaunchRequest",
+    "Model",
+    "ModelSpec",
+    "NoOptions",
+    "Part",
+    "Properties",
+    "Protocol",
+    "Request",
+    "RequestError",
+    "Response",
+    "ResponseStream",
+    "Route",
+    "SequenceModel",
+    "Signature",
+    "TensorModel",
+    "TensorSpec",
+    "Tensors",
+    "by_claims",
+    "launch_single",
+    "one_rank",
+    "option",
+]
+
+API_VERSION = 1

@@ -1,0 +1,1 @@
+"""The plugin contract's types; import them from `frame.api`."""

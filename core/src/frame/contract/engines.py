@@ -1,0 +1,158 @@
+"""Engine plugins as data: what they claim, which options they have, how their groups are launched."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of a model folder: path relative to it, with `/`, and size in bytes."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderListing:
+    """What detection may look at: no file contents but the parsed serving.properties.
+
+    Attributes:
+        name: the model's name (archive or folder name, or `option.modelName`): DJL's `<prefix>`.
+        files: files at most two levels deep, sorted.
+        properties: keys as written in serving.properties.
+    """
+
+    name: str
+    files: tuple[FileEntry, ...]
+    properties: Mapping[str, str]
+
+    def matching(self, pattern: str) -> list[str]:
+        """Paths that match `pattern` (fnmatch); a pattern without `/` looks at the top level only."""
+        deep = "/" in pattern
+        return [f.path for f in self.files if (deep or "/" not in f.path) and fnmatch.fnmatch(f.path, pattern)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An engine's claim to a folder. The strongest wins; a tie between engines is an error.
+
+    Strengths in use: 100 a handler that its author wrote (`model.py`), 50 the engine's own weights file,
+    30 a file that others read too, 10 a hint (`config.json`).
+    """
+
+    strength: int
+    model_file: str | None
+    reason: str
+
+
+def by_claims(spec: EngineSpec, listing: FolderListing) -> Claim | None:
+    """Claim a folder with strength 50 when a file matches one of `spec.claims`.
+
+    With several matches the one named `<model name>.*` wins, then `model.*`, then the first by name.
+    """
+    found = [path for pattern in spec.claims for path in listing.matching(pattern)]
+    if not found:
+        return None
+
+    def rank(path: str) -> tuple[int, str]:
+        stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        return (0 if stem == listing.name else 1 if stem == "model" else 2, path)
+
+    best = min(found, key=rank)
+    return Claim(strength=50, model_file=best, reason=f"found {best}")
+
+
+def one_rank(options: Any) -> int:
+    """Return 1: the engine's groups are single processes."""
+    del options
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """An engine without `option.*` keys of its own."""
+
+
+def option(
+    default: Any, doc: str, *, aliases: Iterable[str] = (), choices: Iterable[str] = (), minimum: int | None = None
+) -> Any:
+    """Declare one `option.*` key as a dataclass field.
+
+    Field types: `str`, `int`, `float`, `bool`, each also `| None`. The field's name is the key.
+
+    Args:
+        aliases: other spellings accepted in serving.properties (DJL's camelCase ones, for example).
+        choices: the only values allowed, when not empty.
+        minimum: smallest number allowed.
+    """
+    metadata = {"doc": doc, "aliases": tuple(aliases), "choices": tuple(choices), "minimum": minimum}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """What `EngineSpec.launch` turns into a command.
+
+    Attributes:
+        interpreter: the Python executable for the worker.
+        arguments: the worker's own arguments, to be put after the interpreter.
+        environment: the allow-listed environment with PYTHONPATH set.
+        devices: devices of the group.
+        ranks: processes of the group.
+        options: the engine's options, typed.
+    """
+
+    interpreter: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    devices: tuple[str, ...]
+    ranks: int
+    options: Any
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchCommand:
+    """One process to start for a group: argv and its whole environment."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def launch_single(request: LaunchRequest) -> LaunchCommand:
+    """Start one process: the interpreter with the worker's arguments."""
+    return LaunchCommand((request.interpreter, *request.arguments), request.environment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """An engine, as data: a plugin that yields it imports no framework.
+
+    Attributes:
+        name: `engine=` in serving.properties, case-insensitive.
+        api: lowest and highest plugin API version it was written for.
+        target: `"package.module:Class"` of the `Engine`, imported in workers only.
+        aliases: other names (DJL Serving's, for example).
+        claims: file patterns, shorthand for `detect`.
+        detect: pure; given this spec and a folder listing.
+        options: frozen dataclass of its `option.*` keys, each made with `option()`; light to import.
+        open_options: unknown `option.*` keys go to the handler as strings.
+        ranks: processes per group, from typed options.
+        launch: pure; argv and environment of a group.
+        requires: modules that must be importable, with the command that installs them when not.
+    """
+
+    name: str
+    api: tuple[int, int]
+    target: str
+    aliases: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    detect: Callable[[EngineSpec, FolderListing], Claim | None] = by_claims
+    options: type = NoOptions
+    open_options: bool = False
+    ranks: Callable[[Any], int] = one_rank
+    launch: Callable[[LaunchRequest], LaunchCommand] = launch_single
+    requires: Mapping[str, str] = field(default_factory=dict)
