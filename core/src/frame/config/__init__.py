@@ -1,0 +1,1 @@
+"""Configuration: texts, variables and flags become typed settings, each with its source."""
