@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from tests.docs.pages import ROOT
 
 LIMIT = 400
@@ -37,7 +38,10 @@ def test_each_module_says_first_what_it_does(folder: str) -> None:
 
 def says_what_it_does(source: str) -> bool:
     """Tell whether the docstring is the first statement and its first line has words."""
-    return source.startswith('"""') and len((ast.get_docstring(ast.parse(source)) or "").split("\n")[0].split()) >= 3
+    return (
+        source.startswith('"""')
+        and len((ast.get_docstring(ast.parse(source)) or "").split("\n")[0].split()) >= 3
+    )
 
 
 def test_a_module_without_a_docstring_is_found() -> None:
