@@ -1,0 +1,202 @@
+"""The control plane: a Quart app for health, models, metrics and the API's description."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import generate_latest
+from quart import Quart, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from frame.errors import (
+    BadRequestError,
+    FrameError,
+    MethodNotAllowedError,
+    ModelNotFoundError,
+    ResourceNotFoundError,
+)
+from frame.http import answers, descriptions
+from frame.http.host import ModelHost, ModelView
+from frame.http.openapi import openapi_document
+from frame.http.routes import Endpoint, RouteTable
+
+Handler = Callable[..., Awaitable[Response]]
+
+PAGE_LIMIT = 100  # DJL Serving's default and maximum for GET /models
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(
+    host: ModelHost,
+    registry: CollectorRegistry,
+    routes: RouteTable,
+    *,
+    allow_multi_status: bool = False,
+    request_id_header: str = answers.REQUEST_ID_HEADER.decode(),
+) -> Quart:
+    """Build the app that answers every control-plane endpoint of `routes`.
+
+    Args:
+        host: the server that is shown.
+        registry: metrics to show; the app adds none of its own.
+        routes: the table; its control-plane rows are served here.
+        allow_multi_status: `/ping` answers 207 instead of 200 while a model is PENDING.
+        request_id_header: name of the header that carries the client's request id.
+
+    Raises:
+        LookupError: the table names a control-plane operation that has no handler here.
+    """
+    app = Quart("frame.http.control", static_folder=None)
+    app.url_map.merge_slashes = False
+    handlers = _handlers(host, registry, routes, allow_multi_status=allow_multi_status)
+    for endpoint in routes.endpoints:
+        if endpoint.plane == "control":
+            _add(app, endpoint, handlers[endpoint.name])
+    _add_answers(app, request_id_header.lower().encode())
+    return app
+
+
+def _add(app: Quart, endpoint: Endpoint, handler: Handler) -> None:
+    rule = endpoint.path.replace("{", "<").replace("}", ">")
+    app.add_url_rule(
+        rule, endpoint.name, handler, methods=list(endpoint.methods), provide_automatic_options=False
+    )
+
+
+def _handlers(
+    host: ModelHost, registry: CollectorRegistry, routes: RouteTable, *, allow_multi_status: bool
+) -> dict[str, Handler]:
+    document = answers.pretty_json(openapi_document(routes))
+
+    async def ping() -> Response:
+        if host.is_draining:
+            return _failure(503, "ModelNotReadyError", "The server is ending and takes no more requests.")
+        body = descriptions.ping_body(host.models())
+        return _json(body, _ping_status({entry["status"] for entry in body.values()}, allow_multi_status))
+
+    async def describe_api() -> Response:
+        return Response(document, content_type="application/json")
+
+    async def list_models() -> Response:
+        return _json(_page(descriptions.in_order(host.models())))
+
+    async def describe_model(model: str, version: str | None = None) -> Response:
+        found = _versions(host.models(), model, version)
+        return _json([descriptions.describe(view) for view in found])
+
+    async def metrics() -> Response:
+        names = frozenset(request.args.getlist("name[]"))
+        text = generate_latest(_Selection(registry, names))
+        return Response(text, content_type=METRICS_TYPE)
+
+    return {
+        "ping": ping,
+        "describe_api": describe_api,
+        "list_models": list_models,
+        "describe_model": describe_model,
+        "describe_model_version": describe_model,
+        "metrics": metrics,
+    }
+
+
+def _ping_status(states: set[str | None], allow_multi_status: bool) -> int:  # noqa: FBT001  # a setting, passed on
+    if "FAILED" in states:
+        return 500
+    return 207 if "PENDING" in states and allow_multi_status else 200
+
+
+def _page(views: Sequence[ModelView]) -> dict[str, object]:
+    limit = _integer("limit", PAGE_LIMIT)
+    if not 0 < limit <= PAGE_LIMIT:
+        limit = PAGE_LIMIT  # as DJL Serving does, instead of an error
+    start = max(0, _integer("next_page_token", 0))
+    end = start + limit
+    token = str(end) if end < len(views) else None
+    return {"nextPageToken": token, "models": [descriptions.list_entry(view) for view in views[start:end]]}
+
+
+def _integer(name: str, default: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not text.lstrip("-").isdecimal() or len(text) > 9:  # noqa: PLR2004  # more digits than any count has
+        raise BadRequestError(f"Parameter {name}: expected an integer.")
+    return int(text)
+
+
+def _versions(views: Iterable[ModelView], model: str, version: str | None) -> list[ModelView]:
+    """Pick a model's versions; `default` names the one without a version, as in DJL Serving."""
+    wanted = None if version == "default" else version
+    found = [view for view in views if view.name == model and (version is None or view.version == wanted)]
+    if not found:
+        suffix = "" if version is None else f", version {version}"
+        raise ModelNotFoundError(f"Model not found: {model}{suffix}. GET /models lists what is served.")
+    return descriptions.in_order(found)
+
+
+class _Selection:
+    """The metrics of a registry whose names were asked for; all of them when none was."""
+
+    def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
+        self._registry = registry
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            if not self._names or self._names & {metric.name, f"{metric.name}_total"}:
+                yield metric
+
+
+def _add_answers(app: Quart, request_id_header: bytes) -> None:
+    """Give every answer the common headers, and every failure the error JSON."""
+
+    async def note_request_id() -> None:
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+        g.request_id = answers.request_id_from(raw, request_id_header)
+
+    async def add_headers(response: Response) -> Response:
+        for name, value in answers.common_headers(g.request_id):
+            response.headers[name.decode()] = value.decode("latin-1")
+        return response
+
+    async def answer_failure(error: Exception) -> Response:
+        return _failure_of(error)
+
+    app.before_request(note_request_id)
+    app.after_request(add_headers)
+    app.register_error_handler(Exception, answer_failure)
+
+
+def _failure_of(error: Exception) -> Response:
+    match error:
+        case NotFound():
+            return _failure(404, ResourceNotFoundError.__name__, answers.NOT_FOUND_MESSAGE)
+        case MethodNotAllowed():
+            response = _failure(405, MethodNotAllowedError.__name__, answers.NOT_ALLOWED_MESSAGE)
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+            return response
+        case FrameError():
+            return _failure(error.status, error.type_name, str(error))
+        case HTTPException():
+            return _failure(error.code or 500, type(error).__name__, error.description or error.name)
+        case _:
+            _log.error(
+                "control_request_failed request=%s path=%r", g.request_id, request.path, exc_info=error
+            )
+            return _failure(
+                500, "InternalServerError", f"Internal error; see {g.request_id} in the server's log."
+            )
+
+
+def _failure(code: int, type_name: str, message: str) -> Response:
+    return Response(
+        answers.error_body(code, type_name, message), status=code, content_type="application/json"
+    )
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(answers.pretty_json(body), status=status, content_type="application/json")

@@ -1,0 +1,87 @@
+"""What the control plane sees of the server: models as plain, frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from frame.api import Signature
+
+ModelStatus = Literal["READY", "PENDING", "FAILED"]
+WorkerState = Literal["starting", "ready", "busy", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One slot of a group, as DJL Serving counts workers.
+
+    Attributes:
+        pid: of the process that holds the slot; None before it said hello.
+        start_time: UTC, aware.
+    """
+
+    id: int
+    pid: int | None
+    start_time: datetime
+    state: WorkerState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerGroupView:
+    """Workers of one model on one device (`cpu`, `gpu0`); `min` and `max` count workers."""
+
+    device: str
+    min: int
+    max: int
+    workers: tuple[WorkerView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """One version of a model at one moment.
+
+    Attributes:
+        url: where it was loaded from.
+        engine: name of its engine; None when none could be told.
+        reason: why it is FAILED or not ready, for operators; None otherwise.
+        batch_size: requests, >= 1.
+        max_batch_delay_ms: milliseconds.
+        max_idle_time: seconds.
+        job_queue_size: requests that may wait.
+        requests_in_queue: requests that wait now.
+        signature: what a tensor model declared when it was loaded.
+        settings: value and source (`serving.properties:4`, `SERVING_BATCH_SIZE`, `default`) by key.
+        log_tail: the last lines its workers wrote, oldest first.
+    """
+
+    name: str
+    version: str | None
+    url: str
+    engine: str | None
+    status: ModelStatus
+    reason: str | None = None
+    batch_size: int
+    max_batch_delay_ms: int
+    max_idle_time: int
+    job_queue_size: int
+    requests_in_queue: int = 0
+    loaded_at_startup: bool = True
+    groups: tuple[WorkerGroupView, ...] = ()
+    signature: Signature | None = None
+    settings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    log_tail: tuple[str, ...] = ()
+
+
+class ModelHost(Protocol):
+    """The server as the control plane sees it. Both members are cheap and called on the loop's thread."""
+
+    @property
+    def is_draining(self) -> bool:
+        """True from the moment the server was told to end."""
+        ...
+
+    def models(self) -> Sequence[ModelView]:
+        """Every version of every model, in any order, failed ones included."""
+        ...

@@ -1,0 +1,69 @@
+"""Hypercorn's protocol machines, mended where an answer or a connection would be lost (0.18)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+from h2.errors import ErrorCodes
+from h2.events import DataReceived
+from h2.exceptions import ProtocolError
+from hypercorn.events import Closed
+from hypercorn.protocol.events import Response, StreamClosed
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
+
+
+class H11Machine(H11Protocol):  # type: ignore[misc]  # hypercorn is not followed by mypy
+    """HTTP/1.1. An answer that comes before the end of its request's body says that the connection closes."""
+
+    @property
+    def is_body_unread(self) -> bool:
+        """Whether the client is still sending a body that nobody reads."""
+        return self.connection.their_state is h11.SEND_BODY
+
+    async def stream_send(self, event: Any) -> None:
+        """Send one event of the answer."""
+        if isinstance(event, Response) and self.is_body_unread:
+            event.headers.append((b"connection", b"close"))
+        await super().stream_send(event)
+
+
+class H2Machine(H2Protocol):  # type: ignore[misc]  # hypercorn is not followed by mypy
+    """HTTP/2, in which one stream's end is no other stream's."""
+
+    is_body_unread = False  # streams are reset one by one
+
+    async def handle(self, event: Any) -> None:
+        """Take bytes, or the end of the connection, which wakes answers that wait for the client's window."""
+        await super().handle(event)
+        if isinstance(event, Closed):
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
+
+    async def stream_send(self, event: Any) -> None:
+        """Send one event of an answer; reset the stream when the app broke off, or the client would wait."""
+        if isinstance(event, StreamClosed):
+            buffer = self.stream_buffers.get(event.stream_id)
+            if buffer is not None and not buffer.complete:
+                await self._reset(event.stream_id)
+                await buffer.close()
+        await super().stream_send(event)
+
+    async def _reset(self, stream_id: int) -> None:
+        try:
+            self.connection.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+        except ProtocolError:
+            return  # the client or the connection has gone
+        await self._flush()
+
+    async def _handle_events(self, events: list[Any]) -> None:
+        # One at a time: each may await, and a stream may end meanwhile.
+        for event in events:
+            if isinstance(event, DataReceived) and event.stream_id not in self.streams:
+                # The rest of a body whose request was answered: the connection's window must be given back,
+                # or the other streams starve. Hypercorn raises KeyError here, which ends all of them.
+                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            else:
+                await super()._handle_events([event])
+        await self._flush()

@@ -1,0 +1,184 @@
+"""The OpenAPI 3.1 description of a server, built from its route table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from frame import __version__
+from frame.http.routes import ANY_METHOD, Endpoint, RouteTable
+
+Json = dict[str, Any]
+
+_PARAMETER_TEXT = {"model": "Name of a model", "version": "Version of the model"}
+
+_ERROR_TEXT = {
+    "400": "The request is wrong; the message says which input and what was expected",
+    "404": "No such model or path",
+    "405": "The path exists, the method does not",
+    "413": "The body is larger than max_request_size",
+    "424": "The model's own code failed",
+    "503": "The queue is full, or the model is not ready; see Retry-After",
+    "507": "Memory was not enough",
+}
+
+_STATUS = {"type": "string", "enum": ["READY", "PENDING", "FAILED"]}
+_TEXT: Json = {"type": "string"}
+_COUNT: Json = {"type": "integer", "minimum": 0}
+
+
+def openapi_document(table: RouteTable, *, title: str = "Frame") -> Json:
+    """Describe every endpoint of `table` as an OpenAPI 3.1 document.
+
+    OpenAPI has no word for "any method": such endpoints are described as POST, the method that clients use.
+    """
+    paths: dict[str, Json] = {}
+    for endpoint in table.endpoints:
+        for method in endpoint.methods:
+            verb = "post" if method == ANY_METHOD else method.lower()
+            paths.setdefault(endpoint.path, {})[verb] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": __version__},
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _operation(endpoint: Endpoint) -> Json:
+    parameters = [_path_parameter(name) for name in endpoint.parameters]
+    parameters += _QUERY_PARAMETERS.get(endpoint.name, [])
+    operation: Json = {
+        "operationId": endpoint.name,
+        "tags": [endpoint.route_class],
+        "summary": endpoint.summary,
+        "responses": _responses(endpoint),
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if endpoint.plane == "data":
+        operation["requestBody"] = {"content": {"application/json": {}, "*/*": {}}}
+    return operation
+
+
+def _path_parameter(name: str) -> Json:
+    text = _PARAMETER_TEXT.get(name, name)
+    return {"name": name, "in": "path", "required": True, "description": text, "schema": _TEXT}
+
+
+def _query(name: str, text: str, schema: Mapping[str, Any]) -> Json:
+    return {"name": name, "in": "query", "required": False, "description": text, "schema": dict(schema)}
+
+
+_QUERY_PARAMETERS: dict[str, list[Json]] = {
+    "list_models": [
+        _query(
+            "limit", "Models on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}
+        ),
+        _query("next_page_token", "nextPageToken of the page before", _TEXT),
+    ],
+    "metrics": [
+        _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT}),
+    ],
+    "invocations": [
+        _query("model_name", "The model to run; may be left out when only one is served", _TEXT),
+        _query("model_version", "Its version", _TEXT),
+    ],
+}
+
+
+def _responses(endpoint: Endpoint) -> Json:
+    if endpoint.plane == "data":
+        text = "The model's answer, in the type that Accept asked for"
+        return {"200": {"description": text, "content": {"*/*": {}}}} | _errors(
+            "400", "404", "413", "424", "503", "507"
+        )
+    return _CONTROL_RESPONSES[endpoint.name] | (_errors("404") if endpoint.parameters else {})
+
+
+def _errors(*codes: str) -> Json:
+    return {code: _json_answer(_ERROR_TEXT[code], "Error") for code in codes}
+
+
+def _json_answer(text: str, schema: str) -> Json:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": text, "content": content}
+
+
+_CONTROL_RESPONSES: dict[str, Json] = {
+    "ping": {
+        "200": _json_answer("No model has failed", "Health"),
+        "207": _json_answer("Some model is still loading, and allow_multi_status is set", "Health"),
+        "500": _json_answer("Some model has failed", "Health"),
+        "503": _json_answer("The server is ending", "Error"),
+    },
+    "describe_api": {"200": {"description": "This document", "content": {"application/json": {}}}},
+    "list_models": {"200": _json_answer("A page of models", "ModelPage")} | _errors("400"),
+    "describe_model": {"200": _json_answer("One element a version", "Descriptions")},
+    "describe_model_version": {"200": _json_answer("An array of one element", "Descriptions")},
+    "metrics": {"200": {"description": "Metrics", "content": {"text/plain": {"schema": _TEXT}}}},
+}
+
+
+def _object(required: str, /, **properties: Any) -> Json:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas() -> Json:
+    tensor = _object("name dtype", name=_TEXT, dtype=_TEXT, shape=_array({"type": "integer", "minimum": -1}))
+    worker = _object("id startTime status", id=_COUNT, pid=_COUNT, startTime=_TEXT, status=_TEXT)
+    device = _object("deviceType deviceId", deviceType=_TEXT, deviceId={"type": "integer", "minimum": -1})
+    health = _object("status", status={"enum": ["Healthy", "Unhealthy", "PENDING", "FAILED"]}, reason=_TEXT)
+    listed = _object(
+        "modelName modelUrl status", modelName=_TEXT, version=_TEXT, modelUrl=_TEXT, status=_STATUS
+    )
+    return {
+        "Error": _object("code type message", code=_COUNT, type=_TEXT, message=_TEXT),
+        "Health": {"type": "object", "additionalProperties": health},
+        "ModelPage": _object("models", models=_array(listed), nextPageToken=_TEXT),
+        "Descriptions": _array(
+            _object("workflowName models", workflowName=_TEXT, models=_array(_ref("Model")))
+        ),
+        "Tensor": tensor,
+        "Worker": worker,
+        "WorkerGroup": _object(
+            "device minWorkers maxWorkers workers",
+            device=device,
+            minWorkers=_COUNT,
+            maxWorkers=_COUNT,
+            workers=_array(_ref("Worker")),
+        ),
+        "Model": _model_schema(health["properties"]["status"]),
+    }
+
+
+def _model_schema(health: Json) -> Json:
+    return _object(
+        "modelName modelUrl batchSize queueSize requestInQueue status loadedAtStartup workerGroups",
+        modelName=_TEXT,
+        modelUrl=_TEXT,
+        engine=_TEXT,
+        batchSize=_COUNT,
+        maxBatchDelayMillis=_COUNT,
+        maxIdleSeconds=_COUNT,
+        queueSize=_COUNT,
+        requestInQueue=_COUNT,
+        status=health,
+        reason=_TEXT,
+        loadedAtStartup={"type": "boolean"},
+        signature=_object("inputs outputs", inputs=_array(_ref("Tensor")), outputs=_array(_ref("Tensor"))),
+        settings={
+            "type": "object",
+            "additionalProperties": _object("value source", value=_TEXT, source=_TEXT),
+        },
+        log=_array(_TEXT),
+        workerGroups=_array(_ref("WorkerGroup")),
+    )

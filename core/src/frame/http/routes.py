@@ -1,0 +1,243 @@
+"""The one table of routes that the router, the OpenAPI document and the docs read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import unquote
+
+from frame.api import Protocol
+
+RouteClass = Literal["inference", "observe", "control"]
+Plane = Literal["data", "control"]
+
+ANY_METHOD = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One row: what is served where.
+
+    Attributes:
+        name: the operation, unique in a table; the control plane finds its handler by it.
+        path: template; `{model}` stands for one path segment.
+        methods: in upper case; `*` for any.
+        route_class: *inference* is on every listener, *observe* reads, *control* changes something.
+        plane: who answers: the raw ASGI data plane or the Quart control plane.
+        summary: one line for people.
+        protocol: name of the protocol it came with; None for the server's own.
+    """
+
+    name: str
+    path: str
+    methods: tuple[str, ...]
+    route_class: RouteClass
+    plane: Plane
+    summary: str
+    protocol: str | None = None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the template's `{parameters}`, in order."""
+        return tuple(part[1:-1] for part in self.path.split("/") if _is_parameter(part))
+
+    def allows(self, method: str) -> bool:
+        """Whether the endpoint answers `method`; HEAD goes wherever GET does."""
+        wanted = "GET" if method == "HEAD" else method
+        return ANY_METHOD in self.methods or method in self.methods or wanted in self.methods
+
+
+CONTROL_PLANE: tuple[Endpoint, ...] = (
+    Endpoint(
+        name="ping",
+        path="/ping",
+        methods=("GET",),
+        route_class="inference",  # SageMaker and load balancers ask on the inference listener
+        plane="control",
+        summary="Health of every model; 500 when one has failed, 503 while the server ends",
+    ),
+    Endpoint(
+        name="describe_api",
+        path="/",
+        methods=("OPTIONS",),
+        route_class="inference",
+        plane="control",
+        summary="This API as an OpenAPI document",
+    ),
+    Endpoint(
+        name="list_models",
+        path="/models",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="Models by name, a page at a time",
+    ),
+    Endpoint(
+        name="describe_model",
+        path="/models/{model}",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="Every version of a model: workers, signature, settings and where they came from",
+    ),
+    Endpoint(
+        name="describe_model_version",
+        path="/models/{model}/{version}",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="One version of a model",
+    ),
+    Endpoint(
+        name="metrics",
+        path="/server/metrics",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="Metrics in Prometheus' text format",
+    ),
+)
+"""The server's own routes; protocols add theirs of class *inference* on the data plane."""
+
+DJL_PREDICTIONS: tuple[Endpoint, ...] = (
+    Endpoint(
+        name="predict",
+        path="/predictions/{model}",
+        methods=(ANY_METHOD,),
+        route_class="inference",
+        plane="data",
+        summary="Run a model; its versions take turns",
+        protocol="djl",
+    ),
+    Endpoint(
+        name="predict_version",
+        path="/predictions/{model}/{version}",
+        methods=(ANY_METHOD,),
+        route_class="inference",
+        plane="data",
+        summary="Run one version of a model",
+        protocol="djl",
+    ),
+    Endpoint(
+        name="invocations",
+        path="/invocations",
+        methods=(ANY_METHOD,),
+        route_class="inference",
+        plane="data",
+        summary="Run the model named by model_name, or the only one",
+        protocol="djl",
+    ),
+)
+"""DJL Serving's inference routes, the first protocol's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The endpoint that answers, with its decoded path parameters."""
+
+    endpoint: Endpoint
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NoSuchMethod:
+    """The path exists, the method does not: 405 with these in the Allow header."""
+
+    allowed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoSuchPath:
+    """Nothing is served there: 404."""
+
+
+Resolved = Found | NoSuchMethod | NoSuchPath
+
+
+class RouteTable:
+    """Endpoints in order, and the way from a request line to one of them.
+
+    Invariants:
+        Names are unique, and so are (path, method) pairs: two rows never claim the same request.
+        A literal segment wins over a parameter, whatever the order of the rows.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self.endpoints = tuple(endpoints)
+        self._by_length: dict[int, list[tuple[tuple[str, ...], Endpoint]]] = {}
+        for endpoint in self.endpoints:
+            segments = tuple(endpoint.path.split("/")[1:])
+            self._by_length.setdefault(len(segments), []).append((segments, endpoint))
+        for rows in self._by_length.values():
+            rows.sort(key=lambda row: [_is_parameter(part) for part in row[0]])
+        self._refuse_clashes()
+
+    def resolve(self, method: str, raw_path: str) -> Resolved:
+        """Find who answers `method` on `raw_path`.
+
+        Args:
+            method: in upper case.
+            raw_path: still percent-encoded, without the query, so that `%2F` stays inside its segment.
+        """
+        parts = raw_path.split("/")[1:]
+        allowed: list[str] = []
+        for segments, endpoint in self._by_length.get(len(parts), ()):
+            if not _matches(segments, parts):
+                continue
+            if endpoint.allows(method):
+                pairs = zip(segments, parts, strict=True)
+                return Found(endpoint, {s[1:-1]: unquote(p) for s, p in pairs if _is_parameter(s)})
+            allowed.extend(endpoint.methods)
+        return NoSuchMethod(tuple(dict.fromkeys(allowed))) if allowed else NoSuchPath()
+
+    def _refuse_clashes(self) -> None:
+        names: set[str] = set()
+        claimed: dict[tuple[str, ...], list[Endpoint]] = {}
+        for endpoint in self.endpoints:
+            if endpoint.name in names:
+                raise ValueError(f"route {endpoint.name} ({endpoint.path}): the name is taken")
+            names.add(endpoint.name)
+            shape = tuple("{}" if _is_parameter(part) else part for part in endpoint.path.split("/"))
+            for other in claimed.setdefault(shape, []):
+                if _share_a_method(endpoint, other):
+                    raise ValueError(f"routes {other.name} and {endpoint.name} both claim {endpoint.path}")
+            claimed[shape].append(endpoint)
+
+
+def endpoints_of(protocol: Protocol) -> tuple[Endpoint, ...]:
+    """Turn the routes that a protocol plugin declares into rows of the table."""
+    return tuple(
+        Endpoint(
+            name=f"{protocol.name}_{number}",
+            path=route.path,
+            methods=tuple(method.upper() for method in route.methods),
+            route_class="inference",
+            plane="data",
+            summary=f"Run a model ({protocol.name})",
+            protocol=protocol.name,
+        )
+        for number, route in enumerate(protocol.routes, start=1)
+    )
+
+
+def default_table() -> RouteTable:
+    """The server's routes with DJL Serving's predictions."""
+    return RouteTable((*DJL_PREDICTIONS, *CONTROL_PLANE))
+
+
+def _is_parameter(segment: str) -> bool:
+    return segment.startswith("{")
+
+
+def _matches(segments: tuple[str, ...], parts: list[str]) -> bool:
+    pairs = zip(segments, parts, strict=True)
+    return all(part != "" if _is_parameter(segment) else part == segment for segment, part in pairs)
+
+
+def _share_a_method(one: Endpoint, other: Endpoint) -> bool:
+    return (
+        ANY_METHOD in one.methods
+        or ANY_METHOD in other.methods
+        or not set(one.methods).isdisjoint(other.methods)
+    )
