@@ -1,0 +1,1 @@
+"""The model store: where models are, what they are called, who serves them."""

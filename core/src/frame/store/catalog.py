@@ -1,0 +1,241 @@
+"""Build the catalog: every model of the startup list, with its configuration or with what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from frame.api import EngineSpec, FolderListing
+from frame.config.files import read_properties
+from frame.config.keys import MODEL_KEYS
+from frame.config.layers import Setting, alias_names, environment_layer, file_layer, merge_layers
+from frame.config.models import CheckedModel, ModelIdentity, build_model_config
+from frame.config.settings import ModelConfig, ServerConfig, Source
+from frame.contract.options import option_keys
+from frame.errors import FrameError, StoreError
+from frame.store.archives import extract_archive
+from frame.store.detection import Detection, detect_engine
+from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
+from frame.store.startup import StartupEntry, list_startup
+from frame.store.urls import is_archive_name, local_path, model_name, path_stem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogEntry:
+    """One model of the catalog: served when it has a `config`, refused with its `problems` otherwise.
+
+    Attributes:
+        url: as it was given, or the path in the store.
+        reason: why this engine: the claim's reason or where it was named; empty when none was found.
+    """
+
+    name: str
+    version: str | None
+    url: str
+    config: ModelConfig | None
+    problems: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """All models, in the order of the startup list; no two have the same name and version.
+
+    Attributes:
+        warnings: of the store and the list as a whole.
+        problems: entries that name no model of their own: malformed ones, and second ones of the same name.
+    """
+
+    entries: tuple[CatalogEntry, ...]
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReader:
+    """What reading a model's configuration rests on; reading is blocking I/O, and extracts archives.
+
+    Attributes:
+        cache: folder of extracted archives.
+    """
+
+    server: ServerConfig
+    engines: tuple[EngineSpec, ...]
+    environ: Mapping[str, str]
+    cache: Path
+    lenient: bool
+
+    def read(self, entry: StartupEntry) -> CatalogEntry:
+        """Find a model's files, its engine and its settings; what is wrong becomes the entry's problems."""
+        name = entry.url.name or model_name(entry.url.location)
+        try:
+            files = self._locate(entry)
+            layers = self._layers(entry, files)
+            settings = merge_layers(layers, alias_names(MODEL_KEYS))
+            listing = _listing(files, settings)
+            found = detect_engine(listing, self.engines, settings.get("engine"))
+            checked = self._check(entry, name, files, found, layers)
+        except FrameError as error:
+            return _refused(entry, name, (str(error),))
+        reason = found.claim.reason if found.claim else f"engine= at {found.source}"
+        if checked.config is None:
+            return _refused(entry, name, checked.problems, reason)
+        return CatalogEntry(
+            name=name,
+            version=entry.url.version,
+            url=entry.url.text,
+            config=checked.config,
+            problems=(),
+            reason=reason,
+        )
+
+    def _locate(self, entry: StartupEntry) -> _ModelFiles:
+        path = Path(os.path.abspath(local_path(entry.url.location)))  # noqa: PTH100  # resolve() follows links
+        stem = path_stem(str(path))
+        if not path.exists():
+            message = f"{path}: there is no such file or folder"
+            raise StoreError(message)
+        if path.is_dir():
+            return _ModelFiles(model_folder(path), stem, None)
+        if is_archive_name(path.name):
+            return _ModelFiles(model_folder(extract_archive(path, self.cache)), stem, None)
+        return _ModelFiles(path.parent, path.stem, path.name)
+
+    def _layers(self, entry: StartupEntry, files: _ModelFiles) -> list[dict[str, Setting]]:
+        """Return the settings that were given, the strongest first."""
+        properties = files.folder / PROPERTIES_FILE
+        from_file = (
+            file_layer(read_properties(properties, PROPERTIES_FILE), PROPERTIES_FILE)
+            if files.only is None and properties.is_file()
+            else {}
+        )
+        spellings = [f"option.{key}" for spec in self.engines for key in option_keys(spec.options)]
+        return [_url_layer(entry), from_file, environment_layer(self.environ, spellings)]
+
+    def _check(
+        self,
+        entry: StartupEntry,
+        name: str,
+        files: _ModelFiles,
+        found: Detection,
+        layers: Sequence[Mapping[str, Setting]],
+    ) -> CheckedModel:
+        identity = ModelIdentity(
+            name=name,
+            version=entry.url.version,
+            path=str(files.folder),
+            model_file=found.claim.model_file if found.claim else files.only,
+            spec=found.spec,
+            engine_source=found.source,
+        )
+        checked = build_model_config(identity, layers, self.server, lenient=self.lenient)
+        if checked.config is None:
+            return checked
+        missing = _missing_modules(found.spec, checked.config)
+        return CheckedModel(None, missing) if missing else checked
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelFiles:
+    """A model's folder, the stem of its files' names, and its file when the URL names one alone."""
+
+    folder: Path
+    stem: str
+    only: str | None
+
+
+def build_catalog(
+    config: ServerConfig,
+    models: Sequence[str],
+    engines: Sequence[EngineSpec],
+    environ: Mapping[str, str],
+    *,
+    lenient: bool,
+) -> Catalog:
+    """Read every model of the startup list; a wrong one is refused, and the others are served.
+
+    Blocks on the disk, and extracts archives that are not in the cache yet.
+
+    Args:
+        models: entries of `-m`; see `list_startup` for how they and the store go together.
+        lenient: unknown keys are warnings.
+    """
+    reader = ModelReader(
+        server=config,
+        engines=tuple(engines),
+        environ=environ,
+        cache=models_cache(config, environ),
+        lenient=lenient,
+    )
+    startup = list_startup(config, models, engines)
+    problems = list(startup.problems)
+    found: dict[tuple[str, str | None], CatalogEntry] = {}
+    for entry in startup.entries:
+        read = reader.read(entry)
+        first = found.setdefault((read.name, read.version), read)
+        if first is not read:
+            problems.append(
+                f"{read.url}: there is a model {_label(read)} already, from {first.url}; "
+                "give one of them another name or version: NAME:VERSION=PATH"
+            )
+    return Catalog(entries=tuple(found.values()), warnings=tuple(startup.warnings), problems=tuple(problems))
+
+
+def models_cache(config: ServerConfig, environ: Mapping[str, str]) -> Path:
+    """Return the folder of extracted archives, below `cache_dir` or the user's cache folder."""
+    home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/tmp", ".cache"))  # noqa: S108
+    root = Path(config.cache_dir) if config.cache_dir else Path(home, "frame")
+    return root.absolute() / "models"
+
+
+def _label(entry: CatalogEntry) -> str:
+    return f"{entry.name}:{entry.version}" if entry.version else entry.name
+
+
+def _refused(entry: StartupEntry, name: str, problems: tuple[str, ...], reason: str = "") -> CatalogEntry:
+    return CatalogEntry(
+        name=name,
+        version=entry.url.version,
+        url=entry.url.text,
+        config=None,
+        problems=problems,
+        reason=reason,
+    )
+
+
+def _url_layer(entry: StartupEntry) -> dict[str, Setting]:
+    """Return what the startup list itself says of a model: endpoint fields and the URL's query."""
+    given = {"engine": entry.url.engine, "load_on_devices": entry.url.devices, **entry.url.arguments}
+    source = Source(entry.source.kind, f"{entry.source.where} {entry.url.text}".strip())
+    return {
+        key: Setting(key=key, value=value, source=source) for key, value in given.items() if value is not None
+    }
+
+
+def _listing(files: _ModelFiles, settings: Mapping[str, Setting]) -> FolderListing:
+    entries = tuple(
+        entry for entry in list_files(files.folder) if files.only is None or entry.path == files.only
+    )
+    named = settings.get("option.modelName")
+    return FolderListing(
+        name=named.value if named else files.stem,
+        files=entries,
+        properties={setting.key: setting.value for setting in settings.values()},
+    )
+
+
+def _missing_modules(spec: EngineSpec, config: ModelConfig) -> tuple[str, ...]:
+    """Return what to install when the engine's framework is absent and the model does not bring its own."""
+    brings_own = (
+        config.pythonExecutable or config.enable_venv or Path(config.path, "requirements.txt").exists()
+    )
+    if brings_own:
+        return ()
+    return tuple(
+        f"the engine {spec.name} needs {module}: {remedy}"
+        for module, remedy in spec.requires.items()
+        if importlib.util.find_spec(module.partition(".")[0]) is None
+    )

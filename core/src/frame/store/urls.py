@@ -1,0 +1,116 @@
+"""Entries of the startup list: `[name[:version[:engine[:devices]]]=]url`, names and schemes. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import parse_qsl, unquote
+
+from frame.errors import StoreError
+
+ARCHIVE_SUFFIXES = (".zip", ".mar", ".tar.gz", ".tgz", ".tar.z", ".tar")
+_WORKFLOWS = (".json", ".yml", ".yaml")
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?=/|file:)")
+_NAME = re.compile(r"[\w.-]+")
+_ENDPOINT_FIELDS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUrl:
+    """One entry of the startup list; None where it leaves something to be inferred.
+
+    Attributes:
+        text: the entry as it was given.
+        location: the URL without endpoint and query.
+        arguments: the query, settings of this model.
+    """
+
+    text: str
+    name: str | None
+    version: str | None
+    engine: str | None
+    devices: str | None
+    location: str
+    arguments: Mapping[str, str]
+
+
+def parse_model_url(text: str) -> ModelUrl:
+    """Read one entry: `mlp`, `mlp:v1:onnx:gpu0;gpu1=/models/mlp.zip?batch_size=8`, `test::Python=file:///m.zip`.
+
+    What stands before the first `=` is the endpoint, unless it has a `/` or a `?`: then it belongs to a path.
+
+    Raises:
+        StoreError: a field is malformed, or there is no URL.
+    """
+    endpoint, sign, url = text.strip().partition("=")
+    if not sign or "/" in endpoint or "?" in endpoint:
+        endpoint, url = "", text.strip()
+    fields = endpoint.removeprefix("[").removesuffix("]").split(":")
+    if len(fields) > _ENDPOINT_FIELDS:
+        message = f"{text}: more than name:version:engine:devices before the ="
+        raise StoreError(message)
+    name, version, engine, devices = (fields + [""] * _ENDPOINT_FIELDS)[:_ENDPOINT_FIELDS]
+    for what, value in (("name", name), ("version", version)):
+        if value and not _NAME.fullmatch(value):
+            message = f"{text}: {value!r} is no {what}; letters, digits, _, . and - are allowed"
+            raise StoreError(message)
+    location, _, query = url.partition("?")
+    if not location:
+        message = f"{text}: no path or URL; write NAME=PATH"
+        raise StoreError(message)
+    return ModelUrl(
+        text=text,
+        name=name or None,
+        version=version or None,
+        engine=engine or None,
+        devices=devices or None,
+        location=location,
+        arguments=MappingProxyType(dict(parse_qsl(query, keep_blank_values=True))),
+    )
+
+
+def split_model_list(text: str) -> list[str]:
+    """Split `load_models`: entries are separated by commas or white space."""
+    return [entry for entry in re.split(r"[,\s]+", text) if entry]
+
+
+def local_path(location: str) -> str:
+    """Return the path that a location without scheme, or with `file:`, means.
+
+    Raises:
+        StoreError: another scheme, or a workflow.
+    """
+    match = _SCHEME.match(location)
+    path = location
+    if match:
+        if match["scheme"].lower() != "file":
+            message = (
+                f"{location}: {match['scheme']}: is not supported yet; "
+                "copy the model to this machine and give its path"
+            )
+            raise StoreError(message)
+        path = "/" + unquote(location[match.end() :]).removeprefix("//localhost").lstrip("/")
+    if path.lower().endswith(_WORKFLOWS) and "workflow" in path.rsplit("/", 1)[-1].lower():
+        message = f"{location}: workflows are not supported yet; serve their models one by one"
+        raise StoreError(message)
+    return path
+
+
+def path_stem(path: str) -> str:
+    """Return the last segment of a path without the suffix of an archive: `<prefix>` of model files."""
+    segment = path.rstrip("/").rsplit("/", 1)[-1]
+    lowered = segment.lower()
+    suffix = next((end for end in ARCHIVE_SUFFIXES if lowered.endswith(end)), "")
+    return segment[: len(segment) - len(suffix)]
+
+
+def is_archive_name(path: str) -> bool:
+    """Tell whether a file's name is that of an archive."""
+    return path.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def model_name(path: str) -> str:
+    """Return the name of the model at a path, as DJL Serving infers it: what is no letter or digit is `_`."""
+    return re.sub(r"\W", "_", path_stem(path), flags=re.ASCII) or "model"
