@@ -1,0 +1,1 @@
+"""Frame's engine for TorchScript archives and torch.export programs."""
