@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Metric
@@ -26,6 +27,8 @@ Handler = Callable[..., Awaitable[Response]]
 
 PAGE_LIMIT = 100  # DJL Serving's default and maximum for GET /models
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_INTEGER = re.compile(r"-?[0-9]{1,9}")  # more digits than any count has
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +126,7 @@ def _integer(name: str, default: int) -> int:
     text = request.args.get(name)
     if text is None:
         return default
-    if not text.lstrip("-").isdecimal() or len(text) > 9:  # noqa: PLR2004  # more digits than any count has
+    if _INTEGER.fullmatch(text) is None:
         raise BadRequestError(f"Parameter {name}: expected an integer.")
     return int(text)
 

@@ -48,12 +48,12 @@ def listening(address: ListenAddress) -> Iterator[tuple[list[socket.socket], lis
             Path(address.path).unlink(missing_ok=True)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int, int] | None:
     try:
         found = Path(path).stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # inode numbers are used again
 
 
 def _bind_host(address: ListenAddress) -> list[socket.socket]:

@@ -25,7 +25,7 @@ ServerName = Literal["hypercorn", "uvicorn"]
 # Longer than the 60 s after which AWS's and nginx's balancers drop an idle connection: whoever closes first
 # races with the other's next request, and the balancer must be the one.
 KEEP_ALIVE = 75.0
-HEADERS_MAX_BYTES = 64 * 1024
+HEADERS_MAX_BYTES = 64 * 1024  # hypercorn: and what one read brings beside it
 H2_MAX_STREAMS = 128  # RFC 9113 advises at least 100
 
 

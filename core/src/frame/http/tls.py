@@ -66,7 +66,7 @@ def server_context(files: TlsFiles | None, *, alpn: Sequence[str], host: str) ->
         _load_bytes(context, *_read_keystore(files, files.keystore))
     else:
         _log.warning("tls_self_signed host=%s: clients must be told to trust it; set certificate_file", host)
-        _load_bytes(context, *_self_signed(host))
+        _load_bytes(context, *self_signed(host))
     return context
 
 
@@ -114,7 +114,7 @@ def _read_keystore(files: TlsFiles, keystore: str) -> tuple[bytes, bytes]:
     return b"".join(encoded), plain
 
 
-def _self_signed(host: str) -> tuple[bytes, bytes]:
+def self_signed(host: str) -> tuple[bytes, bytes]:
     """Make a certificate for `host` and localhost, valid for a year, with a key that is never stored."""
     try:
         from cryptography import x509  # noqa: PLC0415  # optional

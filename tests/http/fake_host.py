@@ -1,0 +1,47 @@
+"""A server with whatever models a test wants to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
+
+
+@dataclass
+class FakeHost:
+    """Implements `frame.http.host.ModelHost`."""
+
+    views: tuple[ModelView, ...] = ()
+    is_draining: bool = False
+
+    def models(self) -> Sequence[ModelView]:
+        return self.views
+
+
+def group(*states: WorkerState, minimum: int = 1, device: str = "cpu") -> WorkerGroupView:
+    start = datetime(2024, 5, 1, 12, 30, 15, 250_900, tzinfo=UTC)
+    workers = [
+        WorkerView(id=number, pid=1000 + number, start_time=start, state=state)
+        for number, state in enumerate(states, start=1)
+    ]
+    return WorkerGroupView(device=device, min=minimum, max=4, workers=tuple(workers))
+
+
+def model(name: str, **changes: Any) -> ModelView:
+    """A model that is READY with one worker, but for `changes`."""
+    facts: dict[str, Any] = {
+        "name": name,
+        "version": None,
+        "url": f"file:///store/{name}/",
+        "engine": "onnx",
+        "status": "READY",
+        "batch_size": 8,
+        "max_batch_delay_ms": 100,
+        "max_idle_time": 60,
+        "job_queue_size": 1000,
+        "groups": (group("ready"),),
+    }
+    return ModelView(**(facts | changes))
