@@ -43,7 +43,7 @@ def parse_address(text: str) -> Address:
         ValueError: it is none of these.
     """
     if text.startswith("unix:/"):
-        return Address(scheme="unix", path=text.removeprefix("unix:").replace("//", "/", 1))
+        return Address(scheme="unix", path="/" + text.removeprefix("unix:").lstrip("/"))
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"] or 0) > _MAX_PORT:
         message = f"{text!r} is not an address; valid: http://host[:port], https://host[:port], unix:/path"
