@@ -22,6 +22,7 @@ class Case:
     says: str
     excerpt: tuple[tuple[str | int, ...], ...] = ((),)
     show: str | None = None
+    shows: str = ""
 
     @property
     def request_file(self) -> Path:

@@ -7,7 +7,6 @@ Answer  (JSON):  {"speech": [one probability per 512 samples], "state": "<for th
 from __future__ import annotations
 
 import base64
-import binascii
 import warnings
 from dataclasses import dataclass
 
@@ -89,7 +88,7 @@ def parse(item: Input) -> Clip | str:
         request = item.get_as_json()
         audio = np.asarray(request["audio"], dtype=np.float32)
         state = np.frombuffer(base64.b64decode(request.get("state") or "", validate=True), dtype=np.float32)
-    except (KeyError, TypeError, AttributeError, ValueError, binascii.Error):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError):
         return 'expected {"audio": [floats], "state": "<of the last answer>"}'
     if audio.ndim != 1 or audio.size == 0 or audio.size % CHUNK:
         return f"audio: expected a multiple of {CHUNK} samples, got the shape {list(audio.shape)}"
