@@ -55,7 +55,8 @@ def text_direction(request: bytes, folder: Path) -> Json:
 
     pixels = np.asarray(Image.open(io.BytesIO(request)).convert("RGB"), np.float32)
     planes = pixels[:, :, ::-1].transpose(2, 0, 1)  # blue first, as OpenCV reads it
-    return run_onnx(folder, {"x": np.ascontiguousarray((planes / 255 - 0.5) / 0.5)[None]})
+    answer = run_onnx(folder, {"x": np.ascontiguousarray((planes / 255 - 0.5) / 0.5)[None]})
+    return {"predictions": answer["predictions"][0]}  # one picture is one row, without the batch's axis
 
 
 def minilm(request: bytes, folder: Path) -> Json:
