@@ -11,6 +11,7 @@ from PIL import Image
 
 from djl_python import Input, Output, PairList
 from djl_python.np_util import from_nd_list, to_nd_list, to_npz
+from frame.api import RequestError
 
 
 def made(content_type: str | None = None, **entries: bytes) -> Input:
@@ -90,8 +91,23 @@ def test_big_endian_arrays_keep_their_values():
 def test_npz_keeps_pickles_out():
     stream = io.BytesIO()
     np.savez(stream, a=np.array([object()], dtype=object))
-    with pytest.raises(ValueError, match="pickle"):
+    with pytest.raises(RequestError) as caught:
         made(data=stream.getvalue()).get_as_npz()
+    assert caught.value.status == 400
+
+
+def test_arrays_may_be_changed_in_place():
+    for encode in (to_nd_list, to_npz):
+        [array] = made(data=bytes(encode(ARRAYS[0]))).get_as_numpy()
+        array += 1
+        assert array.flags.aligned
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0\1", b"PK\3\4 no archive"])
+def test_malformed_arrays_are_the_clients_fault(data):
+    with pytest.raises(RequestError) as caught:
+        made(data=data).get_as_numpy()
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(

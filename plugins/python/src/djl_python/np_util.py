@@ -1,8 +1,10 @@
-"""Arrays to and from bytes: DJL's `tensor/ndlist` format and npz. numpy is imported on first use."""
+"""Arrays to and from bytes: DJL's `tensor/ndlist` format and npz. numpy is imported on first use.
+
+Arrays that are read belong to the caller: they are aligned and can be changed in place.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,37 +17,42 @@ def from_nd_list(encoded: bytes | bytearray | memoryview) -> list[Any]:
     """
     if bytes(encoded[:2]) == b"PK":
         return from_npz(encoded)
+    import numpy as np
+
     from frame.worker.codecs import ndlist
 
-    return [array for _, array in ndlist.loads(encoded)]
+    return [np.array(array) for _, array in ndlist.loads(encoded)]
 
 
 def to_nd_list(arrays: Any) -> bytearray:
     """Return an array, or a list or tuple of them, as a `tensor/ndlist` blob without names."""
     from frame.worker.codecs import ndlist
 
-    return bytearray(ndlist.dumps([(None, array) for array in _as_list(arrays)]))
+    return bytearray(ndlist.dumps([(None, array) for array in _as_arrays(arrays)]))
 
 
 def from_npz(encoded: bytes | bytearray | memoryview) -> list[Any]:
-    """Return the arrays of an npz blob in its order. Pickled objects inside are refused."""
+    """Return the arrays of an npz blob in its order.
+
+    Raises:
+        RequestError: 400, the blob is malformed, too large, or holds pickled objects.
+    """
     import numpy as np
 
-    with np.load(io.BytesIO(encoded), allow_pickle=False) as archive:
-        return [archive[name] for name in archive.files]
+    from frame.worker.codecs import npz
+
+    return [np.array(array) for _, array in npz.loads(encoded)]
 
 
 def to_npz(arrays: Any) -> bytes:
-    """Return an array, or a list or tuple of them, as an npz blob with the names `arr_0`, `arr_1` and so on."""
-    import numpy as np
+    """Return an array, or a list or tuple of them, as an npz blob with numpy's names (`arr_0`, …) for arrays."""
+    from frame.worker.codecs import npz
 
-    memory = io.BytesIO()
-    np.savez(memory, *_as_list(arrays))
-    return memory.getvalue()
+    return npz.dumps([(f"arr_{index}", array) for index, array in enumerate(_as_arrays(arrays))])
 
 
-def _as_list(arrays: Any) -> Sequence[Any]:
-    """Return numpy arrays from an array-like, or from a list or tuple of them."""
+def _as_arrays(arrays: Any) -> Sequence[Any]:
+    """Return numpy arrays from one array, or from a list or tuple of them."""
     import numpy as np
 
     return [np.asarray(array) for array in (arrays if isinstance(arrays, (list, tuple)) else [arrays])]

@@ -29,7 +29,8 @@ def _load(properties: Mapping[str, Any]) -> Any:
         )
     path = find_model_file(properties["model_dir"], _SUFFIXES[model_format])
     if model_format == "skops":
-        return _require("skops.io", "skops").load(path, trusted=_trusted_types(properties))
+        trusted = _trusted_types(properties)
+        return _require("skops.io", "skops").load(path, trusted=trusted)
     if model_format == "joblib":
         return _require("joblib", "joblib").load(path)
     with path.open("rb") as file:

@@ -10,7 +10,7 @@ from typing import Any
 from djl_python.outputs import Output
 from frame.api import Engine, Model, ModelSpec, Request, RequestError
 
-from frame_python.answers import Answer, answer_one, run_finalizers
+from frame_python.answers import Answer, answer_one, is_out_of_memory, run_finalizers
 from frame_python.async_calls import AsyncLoop, answer_async
 from frame_python.batches import build_first_input
 from frame_python.handler import Handler, answer_requests
@@ -86,9 +86,7 @@ def _make_first_call(handler: Handler, properties: dict[str, Any], loop: AsyncLo
     except RequestError:
         raise
     except Exception as error:
-        answer = answer_one(error)
-        assert isinstance(answer, RequestError)  # what an exception becomes
-        if answer.status == 507:  # noqa: PLR2004  # Insufficient Storage: DJL Serving's status for memory
+        if is_out_of_memory(error):
             raise RequestError(507, f"OOM: {error}", type_name="OutOfMemoryError") from error
         text = f"{type(error).__name__}: {error}"
         raise RequestError(500, f"Failed to initialize model: {text}", type_name="LoadError") from error

@@ -45,5 +45,6 @@ def frame_engines() -> list[EngineSpec]:
             detect=detect,
             options=PythonOptions,
             open_options=True,
+            packages=("djl_python",),
         )
     ]
