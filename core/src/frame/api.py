@@ -3,6 +3,7 @@
 Runs in workers on Python >= 3.10 and imports nothing outside the standard library. Names in `__all__` are a promise.
 """
 
+from frame.contract import API_VERSION
 from frame.contract.engines import (
     Claim,
     EngineSpec,
@@ -71,4 +72,4 @@ __all__ = [
     "option",
 ]
 
-API_VERSION = 1
+

@@ -1,1 +1,3 @@
 """The plugin contract's types; import them from `frame.api`."""
+
+API_VERSION = 1

@@ -143,6 +143,7 @@ class EngineSpec:
         ranks: processes per group, from typed options.
         launch: pure; argv and environment of a group.
         requires: modules that must be importable, with the command that installs them when not.
+        packages: further top-level packages that its workers import (the target's own needs no mention).
     """
 
     name: str
@@ -156,3 +157,4 @@ class EngineSpec:
     ranks: Callable[[Any], int] = one_rank
     launch: Callable[[LaunchRequest], LaunchCommand] = launch_single
     requires: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()

@@ -1,0 +1,16 @@
+"""What frame-core itself contributes, as a plugin of the same kind as all others."""
+
+from __future__ import annotations
+
+from frame import __version__
+from frame.contract.protocols import Protocol, Route
+from frame.hookspecs import hookimpl
+
+VERSION = __version__
+
+
+@hookimpl
+def frame_protocols() -> list[Protocol]:
+    """Yield DJL Serving's prediction routes."""
+    routes = (Route("/predictions/{model}"), Route("/predictions/{model}/{version}"), Route("/invocations"))
+    return [Protocol(name="djl", routes=routes, target="frame.http.djl:DjlAdapter", codec="frame.worker.codecs.djl")]

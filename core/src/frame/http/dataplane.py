@@ -1,0 +1,230 @@
+"""The data plane: inference requests from ASGI messages to the workload manager and back, without a web framework."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterable
+from functools import lru_cache
+
+from frame.errors import BadRequestError, CapacityError, FrameError
+from frame.http.answers import common_headers, request_id_from
+from frame.http.intake import ClientGoneError, Intake
+from frame.http.invocation import Adapter, Headers, Invocation
+from frame.http.routes import Found
+from frame.http.servers import Receive, Scope, Send
+from frame.http.settings import DataPlaneSettings
+from frame.http.watch import ClientWatch
+from frame.pool.jobs import Answer, Job, JobStream
+from frame.pool.manager import WorkloadManager
+from frame.pool.metrics import outcome_of
+from frame.pool.model import ModelPool
+from frame.pool.payload import Payload
+
+_log = logging.getLogger(__name__)
+DEFAULT_PRIORITY = 3  # DJL Serving's, for requests without x-priority
+TIMINGS_HEADER = b"x-frame-timings"
+_FORBIDDEN = frozenset({"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"})
+"""Headers that belong to the HTTP server; a handler's own value would break the framing."""
+_NO_BODY = frozenset({204, 304})
+
+
+class DataPlane:
+    """One ASGI callable for all prediction paths; every request ends with an answer or with its client gone."""
+
+    def __init__(self, manager: WorkloadManager, adapters: dict[str, tuple[Adapter, str]], settings: DataPlaneSettings) -> None:
+        """Take requests for `manager`'s models.
+
+        Args:
+            adapters: by protocol name: the router half, and the dotted name of the worker half.
+        """
+        self._manager = manager
+        self._adapters = adapters
+        self._settings = settings
+        self._intake = Intake(
+            max_bytes=settings.max_request_size, budget=manager.budget, read_timeout=settings.body_timeout
+        )
+        self._watch = ClientWatch()
+        self._ids = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Look after slow bodies and vanished clients until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(self._settings.sweep_interval)
+                now = self._loop.time()
+                self._intake.sweep(now)
+                self._watch.sweep(now, tasks)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, found: Found) -> None:
+        """Answer one request."""
+        headers: Headers = scope["headers"]
+        request_id = request_id_from(headers, self._settings.request_id_header)
+        adapter, codec = self._adapters[found.endpoint.protocol or "djl"]
+        started = self._loop.time()
+        pool: ModelPool | None = None
+        try:
+            invocation = adapter.invocation(found.parameters, scope["query_string"], headers, request_id)
+            pool = self._find(invocation)
+            pool.check_ready()
+            payload = await self._intake.read(headers, receive)
+        except ClientGoneError:
+            return
+        except FrameError as error:
+            if pool is not None:
+                pool.metrics.count_request(outcome_of(error.status), self._loop.time() - started)
+            await self._send_error(send, adapter, request_id, error)
+            return
+        size_bytes = payload.size_bytes
+        try:
+            await self._run(_Exchange(receive, send, headers), adapter, pool, self._job(invocation, payload, codec, request_id, pool))
+        finally:
+            self._intake.release(payload, size_bytes)
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def _find(self, invocation: Invocation) -> ModelPool:
+        name = invocation.model or self._manager.only_model()
+        if not name:
+            raise BadRequestError("Parameter model_name is required.")
+        return self._manager.find(name, invocation.version)
+
+    def _job(self, invocation: Invocation, payload: Payload, codec: str, request_id: str, pool: ModelPool) -> Job:
+        now = self._loop.time()
+        parts = [(key, Payload(value)) for key, value in invocation.parts]
+        parts.append(("data", payload))
+        return Job(
+            id=next(self._ids),
+            request_id=request_id,
+            properties=invocation.properties,
+            parts=parts,
+            codec="" if codec == self._settings.default_codec else codec,
+            priority=0,
+            arrived=now,
+            deadline=now + pool.plan.group.predict_timeout,
+            answer=self._loop.create_future(),
+            size_bytes=payload.size_bytes,
+        )
+
+    # --- out ----------------------------------------------------------------------------------
+
+    async def _run(self, exchange: _Exchange, adapter: Adapter, pool: ModelPool, job: Job) -> None:
+        try:
+            job.priority = _priority(job.properties)
+            pool.submit(job)
+        except FrameError as error:
+            job.close()
+            pool.metrics.count_request(outcome_of(error.status), 0.0)
+            await self._send_error(exchange.send, adapter, job.request_id, error)
+            return
+        watched = self._watch.add(job, exchange.receive, pool)
+        try:
+            answer = await job.answer
+            if answer.stream is not None and not answer.type_name:
+                watched.begin_now()
+                await self._send_stream(exchange, job, answer, answer.stream)
+            else:
+                await self._send_answer(exchange, adapter, job, answer)
+        except asyncio.CancelledError:
+            pool.cancel(job)
+            if not watched.client_is_gone:
+                raise
+        finally:
+            self._watch.remove(watched)
+
+    async def _send_answer(self, exchange: _Exchange, adapter: Adapter, job: Job, answer: Answer) -> None:
+        headers = common_headers(job.request_id)
+        status = answer.status
+        if answer.type_name and answer.body is None:
+            status = self._settings.status_of(answer.type_name, status)
+            own, body = adapter.error(status, answer.type_name, answer.message)
+            headers += own
+            if status == 503:  # noqa: PLR2004
+                headers.append((b"retry-after", b"1"))
+        else:
+            body = answer.body or b""  # type: ignore[assignment]  # a view is sent as it is
+        if answer.properties:
+            headers += _headers_of(answer.properties)
+        if status not in _NO_BODY:
+            headers.append((b"content-length", str(len(body)).encode()))
+        headers += _timings(exchange.headers, job, self._loop.time())
+        await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
+        await exchange.send({"type": "http.response.body", "body": body})
+
+    async def _send_stream(self, exchange: _Exchange, job: Job, answer: Answer, stream: JobStream) -> None:
+        """Pass chunks on as they come; a broken stream ends the connection, so that the client notices."""
+        headers = common_headers(job.request_id) + _headers_of(answer.properties)
+        limit = self._settings.chunk_timeout
+        try:
+            await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            while (chunk := await stream.next(limit)) is not None:
+                async with asyncio.timeout(limit):
+                    await exchange.send({"type": "http.response.body", "body": bytes(chunk), "more_body": True})
+            await exchange.send({"type": "http.response.body", "body": b""})
+        finally:
+            stream.close()
+
+    async def _send_error(self, send: Send, adapter: Adapter, request_id: str, error: FrameError) -> None:
+        status = self._settings.status_of(error.type_name, error.status)
+        own, body = adapter.error(status, error.type_name, str(error))
+        headers = [*common_headers(request_id), *own, (b"content-length", str(len(body)).encode())]
+        if isinstance(error, CapacityError):
+            headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+        elif status == 503:  # noqa: PLR2004
+            headers.append((b"retry-after", b"1"))
+        if status in {408, 413}:  # the rest of the body is not read
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class _Exchange:
+    """The two ways to talk to one client, and what it asked with."""
+
+    __slots__ = ("headers", "receive", "send")
+
+    def __init__(self, receive: Receive, send: Send, headers: Headers) -> None:
+        self.receive = receive
+        self.send = send
+        self.headers = headers
+
+
+def _priority(properties: dict[str, str]) -> int:
+    text = properties.get("x-priority")
+    if text is None:
+        return DEFAULT_PRIORITY
+    try:
+        return max(-1000, min(1000, int(text)))  # what a client counts is capped
+    except ValueError:
+        raise BadRequestError(f"x-priority: {text[:20]!r} is not a whole number") from None
+
+
+def _headers_of(properties: dict[str, str]) -> Headers:
+    return [pair for key, value in properties.items() if (pair := _header(key, value)) is not None]
+
+
+@lru_cache(maxsize=1024)
+def _header(key: str, value: str) -> tuple[bytes, bytes] | None:
+    """Return an answer's property as a header; None for one that HTTP does not allow or that is not a model's."""
+    name = key.lower()
+    if name in _FORBIDDEN or not name or not all(c.isalnum() or c in "!#$%&'*+-.^_`|~" for c in name):
+        return None
+    if not name.isascii() or any(c in value for c in "\r\n\0"):
+        return None
+    return name.encode(), value.encode("latin-1", "replace")
+
+
+def _timings(headers: Iterable[tuple[bytes, bytes]], job: Job, now: float) -> Headers:
+    """Return where the request's time went, as headers, when the client asked for it."""
+    if not any(name == TIMINGS_HEADER for name, _ in headers):
+        return []
+    queued = (job.dispatched or now) - job.arrived
+    values = (
+        (b"x-frame-queue-seconds", f"{queued:.6f}"),
+        (b"x-frame-batch-size", str(job.batch_size)),
+        (b"x-frame-inference-seconds", f"{job.inference:.6f}"),
+        (b"x-frame-total-seconds", f"{now - job.arrived:.6f}"),
+    )
+    return [(name, value.encode()) for name, value in values]

@@ -1,0 +1,165 @@
+"""The router's end of a worker's socket: non-blocking, on the event loop, with descriptors passed along.
+
+A plain socket with `add_reader` and not an asyncio transport, because transports cannot pass descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from frame.wire.frames import Frame, FrameDecoder, WireError
+from frame.wire.parts import map_memfd
+
+_SCRATCH_BYTES = 256 << 10
+_MAX_SEGMENTS = 512
+_ANCILLARY_BYTES = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+
+Segment = bytes | bytearray | memoryview
+OnFrame = Callable[[Frame, list[memoryview]], None]
+OnClosed = Callable[[str], None]
+
+
+class Channel:
+    """Messages to and from one worker.
+
+    Invariants: messages leave in the order of `send`; `on_closed` is called once, after the last `on_frame`;
+    nothing is called after `close`.
+    """
+
+    def __init__(self, connection: socket.socket, on_frame: OnFrame, on_closed: OnClosed) -> None:
+        connection.setblocking(False)  # noqa: FBT003
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._on_frame = on_frame
+        self._on_closed = on_closed
+        self._decoder = FrameDecoder()
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._descriptors: list[int] = []
+        self._unsent: list[tuple[list[memoryview], list[int]]] = []
+        self.is_open = True
+        self._loop.add_reader(connection.fileno(), self._readable)
+
+    @property
+    def unsent_messages(self) -> int:
+        """Messages that the kernel has not taken yet."""
+        return len(self._unsent)
+
+    def send(self, segments: Sequence[Segment], descriptors: Sequence[int] = ()) -> None:
+        """Write one message at once, or queue what the kernel does not take.
+
+        Args:
+            descriptors: passed with the first byte; duplicated when queued, so the caller may close its own.
+        """
+        if not self.is_open:
+            return
+        views = [memoryview(segment) for segment in segments if len(segment)]
+        if not self._unsent:
+            views, descriptors = self._write(views, descriptors)
+        if views:
+            self._unsent.append((views, [os.dup(descriptor) for descriptor in descriptors]))
+            if len(self._unsent) == 1:
+                self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def close(self) -> None:
+        """Stop reading and writing and close the socket. Idempotent."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._loop.remove_reader(self._socket.fileno())
+        if self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+        for _, duplicated in self._unsent:
+            _close_all(duplicated)
+        _close_all(self._descriptors)
+        self._unsent, self._descriptors = [], []
+        self._socket.close()
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def _write(self, views: list[memoryview], descriptors: Sequence[int]) -> tuple[list[memoryview], Sequence[int]]:
+        """Write what the kernel takes; return what is left."""
+        while views:
+            ancillary: Any = ()
+            if descriptors:
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            try:
+                sent = self._socket.sendmsg(views[:_MAX_SEGMENTS], ancillary)
+            except (BlockingIOError, InterruptedError):
+                return views, descriptors
+            except OSError:
+                return [], ()  # the worker is gone; the reader finds out and reports it
+            descriptors = ()
+            views = _drop(views, sent)
+        return [], ()
+
+    def _writable(self) -> None:
+        while self._unsent:
+            views, duplicated = self._unsent[0]
+            left, unsent = self._write(views, duplicated)
+            if duplicated and not unsent:
+                _close_all(duplicated)
+            if left:
+                self._unsent[0] = (left, list(unsent))
+                return
+            self._unsent.pop(0)
+        self._loop.remove_writer(self._socket.fileno())
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            frames = self._receive()
+            for frame in frames or ():
+                self._on_frame(frame, self._mapped(frame))
+                if not self.is_open:
+                    return
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, WireError, ValueError) as error:
+            self._end(f"{type(error).__name__}: {error}")
+            return
+        if frames is None:
+            self._end("the worker closed its socket")
+
+    def _receive(self) -> list[Frame] | None:
+        """Return the frames that are complete now; None at the end of the stream."""
+        direct = self._decoder.direct_buffer()
+        if direct is not None:
+            size = self._socket.recv_into(direct)
+            return self._decoder.received_directly(size) if size else None
+        size, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(data[: len(data) - len(data) % received.itemsize])
+                self._descriptors += received
+        return self._decoder.feed(self._scratch[:size]) if size else None
+
+    def _mapped(self, frame: Frame) -> list[memoryview]:
+        if not frame.fd_count:
+            return []
+        taken, self._descriptors = self._descriptors[: frame.fd_count], self._descriptors[frame.fd_count :]
+        return [map_memfd(descriptor, os.fstat(descriptor).st_size) for descriptor in taken]
+
+    def _end(self, reason: str) -> None:
+        self.close()
+        self._on_closed(reason)
+
+
+def _drop(views: list[memoryview], sent: int) -> list[memoryview]:
+    """Return what is left of `views` after `sent` bytes."""
+    for index, view in enumerate(views):
+        if sent < len(view):
+            return [view[sent:], *views[index + 1 :]]
+        sent -= len(view)
+    return []
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,373 @@
+"""A worker group: one copy of a model in a process of its own, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from frame.contract.signatures import Signature, TensorSpec
+from frame.errors import FrameError
+from frame.policy.lifecycle import GroupEvent, GroupState, next_state
+from frame.pool.channel import Channel
+from frame.pool.devices import cut_visible
+from frame.pool.jobs import Job
+from frame.pool.logs import LogDrain
+from frame.pool.process import GroupProcess, describe_exit, start_process
+from frame.pool.settings import GroupSettings
+from frame.wire.frames import Frame, WireError, frame_header
+from frame.wire.messages import (
+    AnswerHead,
+    AnswersHead,
+    CancelHead,
+    ChunkHead,
+    CreditHead,
+    EndHead,
+    HelloHead,
+    JobHead,
+    Kind,
+    LoadedHead,
+    LoadFailedHead,
+    LoadHead,
+    RunHead,
+    SpecHead,
+    StageHead,
+)
+
+_log = logging.getLogger(__name__)
+_EXIT_GRACE = 5.0
+"""Seconds a worker gets to exit by itself once its connection is closed."""
+_LOG_GRACE = 1.0
+_encode = msgspec.json.Encoder().encode
+_HEADS: dict[int, msgspec.json.Decoder[object]] = {
+    kind: msgspec.json.Decoder(head)
+    for kind, head in {
+        Kind.HELLO: HelloHead,
+        Kind.STAGE: StageHead,
+        Kind.LOADED: LoadedHead,
+        Kind.LOAD_FAILED: LoadFailedHead,
+        Kind.ANSWERS: AnswersHead,
+        Kind.STREAM: AnswerHead,
+        Kind.CHUNK: ChunkHead,
+        Kind.END: EndHead,
+    }.items()
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupEnd:
+    """How a group ended.
+
+    Attributes:
+        cause: for operators: `killed by SIGKILL`, `load model: ValueError: …`, `drained`.
+        kind: `drained` was asked for; `load_failed` was reported by the worker and will not mend itself;
+            `died` and `hung` may not happen again.
+    """
+
+    kind: str
+    cause: str
+    has_answered: bool = False
+    status: int = 500
+
+
+class GroupListener(Protocol):
+    """What a group tells its model; called on the loop's thread."""
+
+    def group_loaded(self, group: WorkerGroup) -> None:
+        """The group takes batches from now on."""
+
+    def group_frame(self, group: WorkerGroup, frame: Frame, mapped: list[memoryview]) -> None:
+        """An answer, a chunk or an end came."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Jobs that a group is running; a job leaves when it is finished."""
+
+    id: int
+    jobs: dict[int, Job]
+    sent: float
+    deadline: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Placement:
+    """What a new group is asked to be."""
+
+    key: int
+    slots: int
+    log_prefix: str
+
+
+class WorkerGroup:
+    """One process (in this version one rank) and its socket.
+
+    Invariants: `run` returns only when the process is gone and its files are removed; a batch is in `batches` from
+    `send` until its end was reported or the group ended; state moves as `policy.lifecycle.TRANSITIONS` says.
+    """
+
+    def __init__(self, settings: GroupSettings, placement: Placement, listener: GroupListener) -> None:
+        self.settings = settings
+        self.key = placement.key
+        self.requested_slots = placement.slots
+        self.slots = 0
+        self.capacity = 0
+        self.signature: Signature | None = None
+        self.state = GroupState.STARTING
+        self.started = datetime.now(timezone.utc)  # noqa: UP017  # same spelling as in the worker half
+        self.pid: int | None = None
+        self.batches: dict[int, Batch] = {}
+        self.has_answered = False
+        self.seconds: dict[str, float] = {}
+        self.logs = LogDrain(placement.log_prefix)
+        self.stage = "start"
+        self._listener = listener
+        self._channel: Channel | None = None
+        self._process: GroupProcess | None = None
+        loop = asyncio.get_running_loop()
+        self._report: asyncio.Future[LoadedHead | LoadFailedHead] = loop.create_future()
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._drain_asked: asyncio.Future[None] = loop.create_future()
+        self._next_batch = 1
+        self.hung_batches: set[int] = set()
+        self._verdict: GroupEnd | None = None
+
+    # --- what the model calls -----------------------------------------------------------------
+
+    @property
+    def free(self) -> int:
+        """Batches that may be sent now (jobs, for a `SequenceModel`)."""
+        if self.state is not GroupState.READY:
+            return 0
+        return (self.capacity or self.slots) - len(self.batches)
+
+    def send(self, jobs: Sequence[Job], now: float) -> None:
+        """Run jobs as one batch in a free slot."""
+        batch = Batch(self._next_batch, {job.id: job for job in jobs}, now, now + self.settings.predict_timeout)
+        self._next_batch += 1
+        self.batches[batch.id] = batch
+        segments: list[bytes] = [b""]
+        descriptors: list[int] = []
+        heads = []
+        for job in jobs:
+            job.group_key, job.batch, job.dispatched = self.key, batch.id, now
+            job.batch_size = len(jobs)
+            heads.append(_job_head(job, segments, descriptors))
+        head = _encode(RunHead(batch.id, heads))
+        segments[0] = frame_header(Kind.RUN, head, sum(map(len, segments)), len(descriptors))
+        assert self._channel is not None
+        self._channel.send(segments, descriptors)
+
+    def cancel(self, job: Job) -> None:
+        """Tell the worker that nobody waits for a job."""
+        self._send(Kind.CANCEL, CancelHead([job.id]))
+
+    def grant(self, job: Job) -> None:
+        """Let a job's stream send one chunk more."""
+        if self.find_job(job.id) is not None:
+            self.progressed(job)
+            self._send(Kind.CREDIT, CreditHead(job.id, 1))
+
+    def find_job(self, job_id: int) -> Job | None:
+        """Return an unfinished job of this group."""
+        return next((batch.jobs[job_id] for batch in self.batches.values() if job_id in batch.jobs), None)
+
+    def progressed(self, job: Job) -> None:
+        """A chunk came or was taken: the batch does not hang."""
+        self.batches[job.batch].deadline = asyncio.get_running_loop().time() + self.settings.predict_timeout
+
+    @property
+    def plan_slots(self) -> int:
+        """Workers that this group is, or was asked to be; a `SequenceModel` is one worker."""
+        return self.slots or self.requested_slots
+
+    def drain(self) -> None:
+        """Let the group finish what it runs, then end it."""
+        self.state = next_state(self.state, GroupEvent.DRAIN)
+        if not self._drain_asked.done():
+            self._drain_asked.set_result(None)
+
+    def kill(self, kind: str, cause: str) -> None:
+        """End the group now; `kind` and `cause` explain it."""
+        if self._verdict is None:
+            self._verdict = GroupEnd(kind=kind, cause=cause, has_answered=self.has_answered)
+        if self._process is not None:
+            self._process.kill()
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def run(self) -> GroupEnd:
+        """Start the group, serve until it ends, clean up; return how it ended."""
+        folder = Path(tempfile.mkdtemp(prefix="frame-"))  # mode 0700
+        try:
+            self._process = process = await start_process(self.settings, folder)
+            async with asyncio.TaskGroup() as tasks:
+                logs = tasks.create_task(self.logs.drain(process.output))
+                exited = tasks.create_task(process.process.wait())
+                end = await self._live(tasks, process, exited)
+                if end is not None:
+                    process.kill()
+                status = await process.end(_EXIT_GRACE)
+                await asyncio.wait((logs,), timeout=_LOG_GRACE)
+                logs.cancel()  # a child of the worker may still hold its output open
+            return end or self._judge(status)
+        except (OSError, FrameError) as error:
+            return GroupEnd(kind="load_failed", cause=f"start: {error}")
+        finally:
+            self.state = next_state(self.state, GroupEvent.ENDED)
+            if self._channel is not None:
+                self._channel.close()
+            if self._process is not None:
+                await self._process.reap()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _live(
+        self, tasks: asyncio.TaskGroup, process: GroupProcess, exited: asyncio.Task[int]
+    ) -> GroupEnd | None:
+        """Connect, load, serve until the socket closes; None when the process's exit tells how it ended."""
+        loop = asyncio.get_running_loop()
+        accepted = tasks.create_task(loop.sock_accept(process.listener))
+        limit = self.settings.start_timeout
+        if not await first_of(limit, accepted, exited, self._drain_asked):
+            accepted.cancel()
+            return GroupEnd(kind="died", cause=f"start: no hello within {limit:g} s")
+        if not accepted.done():
+            accepted.cancel()
+            return self._verdict if self._drain_asked.done() else None
+        self._channel = Channel(accepted.result()[0], self._take_frame, self._take_closed)
+        process.close_listener()
+        limit = self.settings.load_timeout
+        if not await first_of(limit, self._report, self._closed, self._drain_asked):
+            cause = f"{self.stage}: not finished within {limit:g} s (option.model_loading_timeout)"
+            return GroupEnd(kind="load_failed", cause=cause)
+        if not self._report.done():
+            return GroupEnd(kind="drained", cause="drained") if self._drain_asked.done() else None
+        report = self._report.result()
+        if isinstance(report, LoadFailedHead):
+            return GroupEnd(kind="load_failed", cause=f"{report.stage}: {report.message}", status=report.status)
+        self._take_loaded(report)
+        await self._serve()
+        return None
+
+    def _take_loaded(self, loaded: LoadedHead) -> None:
+        self.slots, self.capacity = loaded.slots, loaded.capacity
+        self.seconds = loaded.seconds
+        if loaded.inputs is not None and loaded.outputs is not None:
+            self.signature = Signature(_specs(loaded.inputs), _specs(loaded.outputs))
+        self.state = next_state(self.state, GroupEvent.LOADED)
+        self._listener.group_loaded(self)
+
+    async def _serve(self) -> None:
+        """Wait until the connection closes, or a drain was asked for and what runs is done or out of time."""
+        await asyncio.wait((self._closed, self._drain_asked), return_when=asyncio.FIRST_COMPLETED)
+        if not self._closed.done():
+            self._send(Kind.DRAIN, {})
+            await first_of(self.settings.drain_timeout, self._closed)
+
+    def _judge(self, status: int) -> GroupEnd:
+        """Say how the group ended, from what was asked of it and how its process exited."""
+        if self._verdict is not None:
+            return self._verdict
+        if self._drain_asked.done():
+            return GroupEnd(kind="drained", cause="drained", has_answered=self.has_answered)
+        stage = "" if self.slots else f"{self.stage}: "
+        return GroupEnd(kind="died", cause=stage + describe_exit(status), has_answered=self.has_answered)
+
+    # --- messages -----------------------------------------------------------------------------
+
+    def _send(self, kind: Kind, head: object) -> None:
+        if self._channel is not None:
+            self._channel.send([frame_header(kind, _encode(head), 0)])
+
+    def _take_closed(self, reason: str) -> None:
+        _log.debug("worker_disconnected model=%s group=%d reason=%s", self.settings.name, self.key, reason)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def _take_frame(self, frame: Frame, mapped: list[memoryview]) -> None:
+        if frame.kind >= Kind.ANSWERS:
+            self._listener.group_frame(self, frame, mapped)
+            return
+        head = decode_head(frame)
+        if isinstance(head, HelloHead):
+            self._take_hello(head)
+        elif isinstance(head, StageHead):
+            self.stage = head.stage
+        elif isinstance(head, (LoadedHead, LoadFailedHead)) and not self._report.done():
+            self._report.set_result(head)
+
+    def _take_hello(self, head: HelloHead) -> None:
+        assert self._process is not None
+        if not hmac.compare_digest(head.token, self._process.token):
+            _log.warning("worker_refused model=%s group=%d reason=wrong token", self.settings.name, self.key)
+            self._process.kill()
+            return
+        self.pid = head.pid
+        self._send(Kind.LOAD, self._load_head())
+
+    def _load_head(self) -> LoadHead:
+        settings = self.settings
+        options = type(settings.options)
+        return LoadHead(
+            engine_target=settings.engine.target,
+            options_target=f"{options.__module__}:{options.__qualname__}",
+            name=settings.name,
+            version=settings.version,
+            path=settings.path,
+            model_file=settings.model_file,
+            properties=dict(settings.properties),
+            batch_size=settings.batch_size,
+            devices=list(cut_visible(settings.devices, settings.server_environment)[0]),
+            rank=0,
+            world_size=1,
+            threads=settings.threads,
+            slots=self.requested_slots,
+            shares_model=settings.shares_model,
+        )
+
+
+async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # noqa: ASYNC109  # asyncio.wait has it
+    """Wait until one of the futures is done; False when none is after `timeout` seconds."""
+    done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
+
+
+def decode_head(frame: Frame) -> object:
+    """Return the head of a message from a worker as its dataclass.
+
+    Raises:
+        WireError: of an unknown kind, or not as the kind demands.
+    """
+    decoder = _HEADS.get(frame.kind)
+    if decoder is None:
+        raise WireError(f"unexpected message kind {frame.kind}")
+    try:
+        return decoder.decode(frame.head)
+    except msgspec.MsgspecError as error:
+        raise WireError(str(error)) from error
+
+
+def _specs(heads: list[SpecHead]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(head.name, head.dtype, None if head.shape is None else tuple(head.shape)) for head in heads)
+
+
+def _job_head(job: Job, segments: list[bytes], descriptors: list[int]) -> JobHead:
+    """Return the job's head; its parts are appended to the message's segments and descriptors."""
+    parts: list[tuple[str, int, int]] = []
+    for key, payload in job.parts:
+        if payload.descriptor >= 0:
+            parts.append((key, payload.size_bytes, len(descriptors)))
+            descriptors.append(payload.descriptor)
+        else:
+            parts.append((key, payload.size_bytes, -1))
+            segments += payload.segments
+    return JobHead(job.id, job.request_id, job.properties, parts, job.codec)

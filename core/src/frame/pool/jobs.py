@@ -1,0 +1,123 @@
+"""A request on its way through the pool, its answer, and the stream that an answer may be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from frame.pool.payload import Payload
+
+Body = bytes | memoryview
+
+
+class StreamBrokenError(Exception):
+    """The stream ended before it was complete; what was sent so far is all there is."""
+
+
+class JobStream:
+    """Chunks of one answer, from the worker to the client.
+
+    Invariants: chunks come out in the order in which they came in; a credit is granted for each one taken, so a
+    worker is never more than its initial credits ahead of the client.
+    """
+
+    def __init__(self, grant: Callable[[], None], cancel: Callable[[], None]) -> None:
+        self._grant = grant
+        self._cancel = cancel
+        self._chunks: deque[Body] = deque()
+        self._has_ended = False
+        self._error = ""
+        self._waiter: asyncio.Future[None] | None = None
+
+    def push(self, chunk: Body) -> None:
+        """Take a chunk from the worker."""
+        self._chunks.append(chunk)
+        self._wake()
+
+    def end(self, error: str = "") -> None:
+        """Say that nothing more comes; `error` is what broke the stream. The first call counts."""
+        if not self._has_ended:
+            self._has_ended, self._error = True, error
+            self._wake()
+
+    async def next(self, timeout: float) -> Body | None:  # noqa: ASYNC109  # the wait is on a future made here
+        """Return the next chunk, None at the end.
+
+        Raises:
+            StreamBrokenError: the stream broke, or nothing came for `timeout` seconds.
+        """
+        while not self._chunks:
+            if self._has_ended:
+                if self._error:
+                    raise StreamBrokenError(self._error)
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._waiter
+            except TimeoutError:
+                raise StreamBrokenError(f"no chunk for {timeout:g} s") from None
+            finally:
+                self._waiter = None
+        self._grant()
+        return self._chunks.popleft()
+
+    def close(self) -> None:
+        """Say that nobody reads any more: the worker stops producing. Idempotent."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._cancel()
+        self._chunks.clear()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What the client gets: a body, or a stream, or an error that the protocol words (`type_name` set, no body)."""
+
+    status: int
+    message: str
+    properties: dict[str, str] = field(default_factory=dict)
+    body: Body | None = None
+    stream: JobStream | None = None
+    type_name: str = ""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """One request. Times are seconds of the loop's clock.
+
+    Attributes:
+        deaths: groups that died with this job inside; more than 0: it runs alone.
+        deadline: no longer than this in the queue and in workers together.
+        group_key, batch: where it runs now; 0 while it waits.
+        batch_size, inference: of the batch that answered it: requests, and seconds in the model.
+    """
+
+    id: int
+    request_id: str
+    properties: dict[str, str]
+    parts: list[tuple[str, Payload]]
+    codec: str
+    priority: int
+    arrived: float
+    deadline: float
+    answer: asyncio.Future[Answer]
+    size_bytes: int = 0
+    deaths: int = 0
+    group_key: int = 0
+    batch: int = 0
+    dispatched: float = 0.0
+    batch_size: int = 0
+    inference: float = 0.0
+    stream: JobStream | None = None
+
+    def close(self) -> None:
+        """Free the payloads."""
+        for _, payload in self.parts:
+            payload.close()

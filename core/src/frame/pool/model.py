@@ -1,0 +1,379 @@
+"""One model version: its queue, its worker groups, and what becomes of jobs when a group ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Literal
+
+from frame.errors import CapacityError, FrameError, ModelNotReadyError
+from frame.policy.batching import Batcher
+from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
+from frame.pool.answers import take_answers
+from frame.pool.group import Batch, GroupEnd, Placement, WorkerGroup
+from frame.pool.jobs import Answer, Job
+from frame.pool.metrics import ModelMetrics, outcome_of
+from frame.pool.plan import ModelPlan
+from frame.wire.frames import Frame
+
+_log = logging.getLogger(__name__)
+POISONOUS_DEATHS = 2
+"""Groups that may die with a job inside: the second one had it alone, so the job is the cause."""
+
+Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
+
+
+class ModelPool:
+    """Queue and worker groups of one model version; all methods run on the loop's thread.
+
+    Invariants:
+      * an admitted job ends once: with an answer, with an error, or cancelled by its client;
+      * a job is in the queue, among the suspects, or in exactly one group's batch;
+      * a job that was in a dying group is run again alone in an otherwise idle group; a second death ends it (503);
+      * below `min_workers` a start is under way or has a time at which it will be.
+    """
+
+    def __init__(self, plan: ModelPlan, prepare: Prepare) -> None:
+        self.plan = plan
+        self.metrics = ModelMetrics()
+        self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
+        self.reason: str | None = None
+        self.groups: dict[int, WorkerGroup] = {}
+        self.log_tail: tuple[str, ...] = ()
+        self.settled = asyncio.Event()
+        """Set once the first start has succeeded or failed."""
+        self._prepare = prepare
+        self._batcher: Batcher[Job] = Batcher(plan.batching)
+        self._suspects: deque[Job] = deque()
+        self._jobs: dict[int, Job] = {}
+        self._restarts = RestartPolicy(plan.restarts)
+        self._not_before = 0.0
+        self._next_group = 1
+        self._changed = asyncio.Event()
+        self._is_closing = False
+        self._loop = asyncio.get_running_loop()
+        self._pump_asked = False
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+
+    # --- admission ----------------------------------------------------------------------------
+
+    @property
+    def queue_length(self) -> int:
+        """Jobs that wait for a slot."""
+        return len(self._batcher) + len(self._suspects)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            ModelNotReadyError: it has not loaded, has failed, or is ending.
+            CapacityError: the queue is full.
+        """
+        self.check_ready()
+        if self.queue_length >= self.plan.queue_size:
+            raise CapacityError(f"Worker queue capacity exceeded for model: {self.plan.name}")
+        self._jobs[job.id] = job
+        self._batcher.add(job.id, job, job.arrived, priority=job.priority)
+        self._ask_pump()
+        if self._deadline_timer is None:
+            self._deadline_timer = self._loop.call_at(job.deadline, self._check_deadlines)
+
+    def check_ready(self) -> None:
+        """Raise `ModelNotReadyError` unless requests are taken."""
+        if self._is_closing:
+            raise ModelNotReadyError(f"Model is shutting down: {self.plan.name}")
+        if self.status != "READY":
+            detail = f": {self.reason}" if self.reason else ""
+            raise ModelNotReadyError(f"Model is not ready: {self.plan.name}{detail}")
+
+    def cancel(self, job: Job) -> None:
+        """Drop a job whose client went away: out of the queue, or its worker is told."""
+        if self._jobs.pop(job.id, None) is None:
+            return
+        self._batcher.remove(job.id)
+        if job in self._suspects:
+            self._suspects.remove(job)
+        group = self.groups.get(job.group_key)
+        if group is not None:
+            group.cancel(job)
+        self.metrics.count_request("cancelled", self._loop.time() - job.arrived)
+        job.close()
+
+    # --- dispatch -----------------------------------------------------------------------------
+
+    def _ask_pump(self) -> None:
+        """Look for work to send once this round of the loop is over, so that what arrives together runs together."""
+        if not self._pump_asked:
+            self._pump_asked = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_asked = False
+        now = self._loop.time()
+        reserved = self._run_suspect(now)
+        while (group := self._free_group(reserved)) is not None:
+            jobs = self._batcher.take(now, at_most=min(1, group.free) if group.capacity else None)
+            if not jobs:
+                break
+            self._dispatch(group, [job for _, job in jobs], now)
+        self._schedule_due(now, reserved)
+
+    def _free_group(self, reserved: WorkerGroup | None) -> WorkerGroup | None:
+        """Return the group with the most free slots, None when there is none."""
+        best: WorkerGroup | None = None
+        for group in self.groups.values():
+            if group is not reserved and group.free > (best.free if best else 0):
+                best = group
+        return best
+
+    def _run_suspect(self, now: float) -> WorkerGroup | None:
+        """Run one suspect alone in an idle group; return the group that is kept free for it or runs it."""
+        for group in self.groups.values():
+            if any(job.deaths for batch in group.batches.values() for job in batch.jobs.values()):
+                return group
+        ready = [group for group in self.groups.values() if group.state is GroupState.READY]
+        if not self._suspects or not ready:
+            return None
+        group = min(ready, key=lambda item: len(item.batches))
+        if not group.batches:
+            self._dispatch(group, [self._suspects.popleft()], now)
+        return group
+
+    def _dispatch(self, group: WorkerGroup, jobs: list[Job], now: float) -> None:
+        group.send(jobs, now)
+        self.metrics.batch_size.observe(len(jobs))
+        for job in jobs:
+            self.metrics.queue_wait.observe(now - job.arrived)
+
+    def _schedule_due(self, now: float, reserved: WorkerGroup | None) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if self._free_group(reserved) is None:
+            return
+        due = self._batcher.next_due(now)
+        if due is not None:
+            self._due_timer = self._loop.call_at(due, self._ask_pump)
+
+    # --- deadlines ----------------------------------------------------------------------------
+
+    def _check_deadlines(self) -> None:
+        """Answer jobs whose time is over, end groups whose batch hangs; look again at the next deadline."""
+        now = self._loop.time()
+        for job in list(self._jobs.values()):
+            if job.deadline > now or job.stream is not None:
+                continue
+            limit = f"{self.plan.group.predict_timeout:g} s (option.predict_timeout)"
+            where = "in a worker" if job.group_key else "in the queue"
+            self.finish(job, Answer(
+                status=503, type_name="PredictTimeoutError", message=f"no answer within {limit}; it was {where}"
+            ))
+            self._drop(job)
+        for group in self.groups.values():
+            hung = [batch for batch in group.batches.values() if batch.deadline <= now]
+            if hung:
+                group.hung_batches.update(batch.id for batch in hung)
+                group.kill("hung", f"a batch ran longer than {self.plan.group.predict_timeout:g} s")
+        deadlines = [job.deadline for job in self._jobs.values() if job.stream is None]
+        deadlines += [batch.deadline for group in self.groups.values() for batch in group.batches.values()]
+        self._deadline_timer = None
+        if deadlines:
+            at = max(min(deadlines), now + 0.05)
+            self._deadline_timer = self._loop.call_at(at, self._check_deadlines)
+
+    def _drop(self, job: Job) -> None:
+        """Forget a job that was answered while it waits or runs."""
+        self._batcher.remove(job.id)
+        if job in self._suspects:
+            self._suspects.remove(job)
+        group = self.groups.get(job.group_key)
+        if group is not None:
+            group.cancel(job)
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def finish(self, job: Job, answer: Answer) -> None:
+        """Give a job its answer; the first one counts."""
+        if self._jobs.pop(job.id, None) is None:
+            return
+        if not job.answer.done():
+            job.answer.set_result(answer)
+        self.metrics.count_request(outcome_of(answer.status), self._loop.time() - job.arrived)
+        job.close()
+
+    def begin_stream(self, job: Job, answer: Answer) -> None:
+        """Give a job an answer whose body is still coming."""
+        job.stream = answer.stream
+        if not job.answer.done():
+            job.answer.set_result(answer)
+
+    def is_waiting(self, job: Job) -> bool:
+        """Tell whether somebody still waits for this job."""
+        return job.id in self._jobs
+
+    def batch_done(self, group: WorkerGroup, batch: Batch) -> None:
+        """A slot is free again."""
+        group.batches.pop(batch.id, None)
+        if not group.has_answered:
+            group.has_answered = True
+        self._restarts.answered()
+        if self.queue_length:
+            self._ask_pump()
+
+    # --- groups -------------------------------------------------------------------------------
+
+    def group_loaded(self, group: WorkerGroup) -> None:
+        """Take batches to a group that has just loaded."""
+        seconds = sum(group.seconds.values())
+        _log.info(
+            "worker_ready model=%s group=%d pid=%s slots=%d seconds=%.2f",
+            self.plan.name, group.key, group.pid, group.capacity or group.slots, seconds,
+        )  # fmt: skip
+        self.metrics.load.observe(seconds)
+        self.status, self.reason = "READY", None
+        self.settled.set()
+        self._changed.set()
+        self._ask_pump()
+
+    def group_frame(self, group: WorkerGroup, frame: Frame, mapped: list[memoryview]) -> None:
+        """Take answers, chunks and ends."""
+        take_answers(self, group, frame, mapped)
+
+    async def run(self) -> None:
+        """Keep the floor of workers until closed; returns when every group is gone."""
+        try:
+            self.plan = await self._prepare(self.plan)
+        except (FrameError, OSError) as error:
+            self._fail(f"prepare: {error}")
+            return
+        async with asyncio.TaskGroup() as tasks:
+            while not self._is_closing:
+                self._changed.clear()
+                self._start_missing(tasks)
+                wait = max(0.0, self._not_before - self._loop.time()) if self._not_before else None
+                try:
+                    async with asyncio.timeout(wait or None):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+            for group in self.groups.values():
+                group.drain()
+
+    def _start_missing(self, tasks: asyncio.TaskGroup) -> None:
+        """Start groups until the floor is reached, one after another unless loads may overlap."""
+        now = self._loop.time()
+        while now >= self._not_before:
+            devices = min(self.plan.devices, key=self.planned_workers)
+            missing = self.plan.min_workers - self.planned_workers(devices)
+            is_loading = any(group.state is GroupState.STARTING for group in self.groups.values())
+            if missing <= 0 or (is_loading and (not self.plan.parallel_loading or self.status != "READY")):
+                return
+            placement = Placement(
+                key=self._next_group,
+                slots=min(missing, self.plan.slots_per_group),
+                log_prefix=f"{self.plan.name}/{self._next_group}",
+            )
+            self._next_group += 1
+            group = WorkerGroup(replace(self.plan.group, devices=devices), placement, self)
+            self.groups[group.key] = group
+            tasks.create_task(self._run_group(group))
+
+    def planned_workers(self, devices: tuple[str, ...]) -> int:
+        """Workers on these devices that are up or on their way up, with the slots they have or were asked for."""
+        alive = (GroupState.STARTING, GroupState.READY)
+        groups = (group for group in self.groups.values() if group.settings.devices == devices)
+        return sum(group.plan_slots for group in groups if group.state in alive)
+
+    async def _run_group(self, group: WorkerGroup) -> None:
+        end = await group.run()
+        del self.groups[group.key]
+        self.log_tail = tuple(group.logs.tail)
+        _log.info(
+            "worker_ended model=%s group=%d kind=%s cause=%s", self.plan.name, group.key, end.kind, end.cause
+        )
+        if end.kind != "drained":
+            self.metrics.count_restart(end.kind)
+            self._decide_restart(end)
+        for batch in group.batches.values():
+            self._recover_batch(group, batch, end)
+        self._changed.set()
+        self._ask_pump()
+
+    def _decide_restart(self, end: GroupEnd) -> None:
+        now = self._loop.time()
+        if end.kind == "load_failed":
+            decision = self._restarts.failed(now)
+        else:
+            decided = self._restarts.died(now, has_answered=end.has_answered)
+            if not isinstance(decided, FailUntil):
+                self._not_before = decided.at
+                _log.info("worker_restarts model=%s in=%.1f", self.plan.name, decided.at - now)
+                return
+            decision = decided
+        self._not_before = decision.at
+        if not any(group.state is GroupState.READY for group in self.groups.values()):
+            self._fail(end.cause)
+
+    def _fail(self, cause: str) -> None:
+        """Mark the model FAILED and answer all that waits."""
+        _log.error("model_failed model=%s cause=%s", self.plan.name, cause)
+        self.status, self.reason = "FAILED", cause
+        self.settled.set()
+        message = f"Model is not ready: {self.plan.name}: {cause}"
+        waiting = [job for job in self._jobs.values() if not job.group_key]
+        for job in waiting:
+            self._batcher.remove(job.id)
+            self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
+        self._suspects.clear()
+
+    def _recover_batch(self, group: WorkerGroup, batch: Batch, end: GroupEnd) -> None:
+        """Decide for each unfinished job of a group that ended: run again, or answer why not."""
+        is_blamed = end.kind != "drained" and (not group.hung_batches or batch.id in group.hung_batches)
+        for job in reversed([job for job in batch.jobs.values() if self.is_waiting(job)]):
+            job.group_key = 0
+            job.deaths += is_blamed
+            reason = self._why_not_again(job, end)
+            if reason is None and job.deaths and self.status != "FAILED":
+                self._suspects.append(job)
+            elif reason is None and self.status != "FAILED":
+                self._batcher.put_back(job.id, job, job.arrived, priority=job.priority)
+            elif job.stream is not None:
+                job.stream.end(f"the worker ended: {end.cause}")
+                self.end_stream(job, is_broken=True)
+            else:
+                message = reason or f"Model is not ready: {self.plan.name}: {end.cause}"
+                self.finish(job, Answer(status=503, type_name="WorkerDiedError", message=message))
+
+    def _why_not_again(self, job: Job, end: GroupEnd) -> str | None:
+        if job.stream is not None:
+            return "its stream had begun"
+        if job.deaths and not self.plan.group.retry_on_crash:
+            return f"the worker ended: {end.cause}; option.retry_on_crash is false"
+        if job.deaths >= POISONOUS_DEATHS:
+            return f"the worker ended twice with this request inside: {end.cause}"
+        return None
+
+    def end_stream(self, job: Job, *, is_broken: bool = False) -> None:
+        """Count a job whose stream ended and forget it."""
+        if self._jobs.pop(job.id, None) is not None:
+            outcome = "server_error" if is_broken else "ok"
+            self.metrics.count_request(outcome, self._loop.time() - job.arrived)
+            job.close()
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109  # the wait is on several things
+        """Take no more requests, finish those that are here within `timeout` seconds, end the groups."""
+        self._is_closing = True
+        self._batcher.close()
+        self._ask_pump()
+        deadline = self._loop.time() + timeout
+        while self._jobs and self._loop.time() < deadline and self.groups:
+            await asyncio.sleep(0.01)
+        for job in list(self._jobs.values()):
+            self._drop(job)
+            message = "the server is shutting down"
+            self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
+        self._changed.set()

@@ -1,0 +1,51 @@
+"""A request body on its way to a worker: kept in the pieces in which it came, or in a sealed memfd when large."""
+
+from __future__ import annotations
+
+import os
+
+from frame.wire.parts import MEMFD_BYTES, append, open_memfd, seal
+
+
+class Payload:
+    """Bytes that are never joined in the router. `close` frees the memfd of a large one; idempotent.
+
+    Invariant: all bytes are in `segments`, or all are behind `descriptor`.
+    """
+
+    __slots__ = ("descriptor", "segments", "size_bytes")
+
+    def __init__(self, first: bytes = b"") -> None:
+        self.segments: list[bytes] = [first] if first else []
+        self.size_bytes = len(first)
+        self.descriptor = -1
+        if self.size_bytes >= MEMFD_BYTES:
+            self._spill()
+
+    def add(self, chunk: bytes) -> None:
+        """Append the next piece of the body."""
+        self.size_bytes += len(chunk)
+        if self.descriptor >= 0:
+            append(self.descriptor, chunk)
+        elif chunk:
+            self.segments.append(chunk)
+            if self.size_bytes >= MEMFD_BYTES:
+                self._spill()
+
+    def finish(self) -> None:
+        """Say that the body is complete."""
+        if self.descriptor >= 0:
+            seal(self.descriptor)
+
+    def close(self) -> None:
+        """Free what the payload holds."""
+        self.segments = []
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def _spill(self) -> None:
+        self.descriptor = open_memfd()
+        for segment in self.segments:
+            append(self.descriptor, segment)
+        self.segments = []

@@ -1,0 +1,45 @@
+"""What a worker group needs to know: how to start it, what to load, how long each step may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from frame.contract.engines import EngineSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """Everything about the groups of one model on one device; times in seconds.
+
+    Attributes:
+        engine: the engine's spec; `options` its typed options.
+        properties: every option and argument as strings, for the model.
+        interpreter: the Python executable of the workers.
+        environment: extra variables (`option.env`).
+        start_timeout: from the process's start to its hello.
+        load_timeout: from hello to loaded.
+        predict_timeout: a batch that runs longer is a hang.
+        drain_timeout: what running batches get when the group is told to end.
+        shares_model: None lets the loaded model decide.
+    """
+
+    name: str
+    version: str | None
+    path: str
+    model_file: str | None
+    engine: EngineSpec
+    options: object
+    properties: Mapping[str, str]
+    interpreter: str
+    environment: Mapping[str, str]
+    devices: tuple[str, ...] = ("cpu",)
+    batch_size: int = 1
+    threads: int = 1
+    shares_model: bool | None = None
+    retry_on_crash: bool = True
+    start_timeout: float = 60.0
+    load_timeout: float = 240.0
+    predict_timeout: float = 120.0
+    drain_timeout: float = 10.0
+    server_environment: Mapping[str, str] = field(default_factory=dict)

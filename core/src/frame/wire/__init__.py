@@ -1,0 +1,1 @@
+"""What travels between the router and its workers: frames, and the heads of their messages."""

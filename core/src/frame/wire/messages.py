@@ -1,0 +1,200 @@
+"""The messages between router and workers: their kinds, and their heads as dataclasses and plain JSON objects.
+
+The router encodes and decodes heads with msgspec, which knows dataclasses; the worker with `json` and the
+functions at the end, because a foreign interpreter has nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+PartHead = tuple[str, int, int]
+"""Key, length in bytes, and index of the descriptor that carries the part, -1 when it is in the body."""
+INITIAL_CREDITS = 16
+"""Chunks that a worker may send of one stream before the client took the first."""
+
+
+class Kind(IntEnum):
+    """Kinds of messages. 1-15 go to the worker, 16-31 come from it."""
+
+    LOAD = 1
+    RUN = 2
+    CREDIT = 3
+    CANCEL = 4
+    DRAIN = 5
+    HELLO = 16
+    STAGE = 17
+    LOADED = 18
+    LOAD_FAILED = 19
+    ANSWERS = 20
+    STREAM = 21
+    CHUNK = 22
+    END = 23
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadHead:
+    """Everything a worker needs to import its engine and load its model.
+
+    `properties` are all options and arguments as strings; `options_target` names the dataclass that types the
+    engine's own. `slots` is what the router would like to overlap.
+    """
+
+    engine_target: str
+    options_target: str
+    name: str
+    version: str | None
+    path: str
+    model_file: str | None
+    properties: dict[str, str]
+    batch_size: int
+    devices: list[str]
+    rank: int
+    world_size: int
+    threads: int
+    slots: int
+    shares_model: bool | None = None
+
+
+@dataclass(slots=True)
+class JobHead:
+    """One job of a RUN message; its parts lie in the message in this order."""
+
+    id: int
+    request_id: str
+    properties: dict[str, str]
+    parts: list[PartHead]
+    codec: str = ""
+
+
+@dataclass(slots=True)
+class RunHead:
+    """Jobs for one slot as one batch, or for a `SequenceModel` to admit one by one."""
+
+    batch: int
+    jobs: list[JobHead]
+
+
+@dataclass(slots=True)
+class CreditHead:
+    """The client took `count` chunks of the job's stream."""
+
+    job: int
+    count: int
+
+
+@dataclass(slots=True)
+class CancelHead:
+    """Nobody waits for these jobs any more."""
+
+    jobs: list[int]
+
+
+@dataclass(slots=True, kw_only=True)
+class HelloHead:
+    """The first message of a worker."""
+
+    token: str
+    pid: int
+    rank: int
+    python: str
+
+
+@dataclass(slots=True)
+class StageHead:
+    """What the worker is doing until it is loaded."""
+
+    stage: str
+
+
+@dataclass(slots=True)
+class SpecHead:
+    """A `TensorSpec`."""
+
+    name: str
+    dtype: str
+    shape: list[int] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedHead:
+    """The model is ready. `capacity` > 0 for a `SequenceModel`: jobs it runs at once."""
+
+    slots: int
+    capacity: int = 0
+    inputs: list[SpecHead] | None = None
+    outputs: list[SpecHead] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadFailedHead:
+    """The model did not load; `status` 507 means memory."""
+
+    stage: str
+    status: int
+    message: str
+
+
+@dataclass(slots=True, kw_only=True)
+class AnswerHead:
+    """One job's whole answer. `type_name` is set for errors; without parts the router writes the error JSON."""
+
+    id: int
+    status: int
+    message: str
+    properties: dict[str, str] = field(default_factory=dict)
+    parts: list[PartHead] = field(default_factory=list)
+    type_name: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchEnd:
+    """The slot is free again; where the batch's seconds went."""
+
+    decode: float = 0.0
+    compute: float = 0.0
+    encode: float = 0.0
+    calls: int = 1
+    capacity: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class AnswersHead:
+    """Answers of one batch; with `end` set nothing more comes of that batch."""
+
+    batch: int
+    jobs: list[AnswerHead]
+    end: BatchEnd | None = None
+
+
+@dataclass(slots=True)
+class ChunkHead:
+    """The next piece of a job's stream, in the body."""
+
+    job: int
+
+
+@dataclass(slots=True)
+class EndHead:
+    """A job's stream ended; `error` is what broke it, "" when it is complete."""
+
+    job: int
+    error: str = ""
+
+
+# --- the worker's half: plain JSON objects ----------------------------------------------------
+
+
+def run_from_json(plain: dict[str, Any]) -> RunHead:
+    """Build a `RunHead` from parsed JSON."""
+    return RunHead(plain["batch"], [JobHead(**job) for job in plain["jobs"]])
+
+
+def to_json(value: object) -> object:
+    """Give `json.dumps(default=…)` the fields of one of this module's dataclasses."""
+    if not hasattr(value, "__slots__"):
+        raise TypeError(f"{type(value).__name__} is no message")
+    return {name: getattr(value, name) for name in value.__slots__}

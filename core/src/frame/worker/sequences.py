@@ -1,0 +1,160 @@
+"""Drive a `SequenceModel`: jobs join and leave between its steps, one slow reader stops only its own stream."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections import deque
+from dataclasses import dataclass, field
+
+from frame.contract.models import Chunk, Done, Failed, SequenceModel
+from frame.contract.requests import Buffer, Part, RequestError, Response
+from frame.wire.messages import AnswersHead, BatchEnd, ChunkHead, EndHead, Kind
+from frame.worker.answers import as_request_error
+from frame.worker.channel import Channel, PartReader
+from frame.worker.slots import WorkQueue, add_answer, build_request
+from frame.worker.streams import JobTable, begin_stream
+
+_log = logging.getLogger(__name__)
+MAX_HELD_CHUNKS = 4096
+"""Chunks held for a reader that does not take them; a job with more is cancelled, since its model cannot pause."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job inside the model, or one whose last chunks wait for credits."""
+
+    batch: int
+    held: deque[Buffer] = field(default_factory=deque)
+    has_begun: bool = False
+    is_done: bool = False
+    error: str = ""
+
+
+class SequenceDriver:
+    """Admit, step and cancel in the thread that calls `run`.
+
+    Invariants: a job is admitted once; its chunks keep their order; its end is sent after its last chunk.
+    """
+
+    def __init__(
+        self, model: SequenceModel, channel: Channel, jobs: JobTable, work: WorkQueue, *, ends_on_error: bool
+    ) -> None:
+        self._model = model
+        self._channel = channel
+        self._jobs = jobs
+        self._work = work
+        self._ends_on_error = ends_on_error
+        self._running: dict[int, _Running] = {}
+        self._is_draining = False
+
+    def run(self) -> None:
+        """Run until told to drain and all jobs have ended."""
+        while not (self._is_draining and not self._running):
+            self._take_work()
+            self._drop_cancelled()
+            if any(not item.is_done for item in self._running.values()):
+                self._step()
+            self._flush()
+
+    def _take_work(self) -> None:
+        """Admit what has come; block while there is nothing to step."""
+        while True:
+            try:
+                if not self._running and not self._is_draining:
+                    work = self._work.get()
+                elif all(item.is_done for item in self._running.values()):
+                    work = self._work.get(timeout=0.01)  # only slow readers are left: look at their credits again
+                else:
+                    work = self._work.get_nowait()
+            except queue.Empty:
+                return
+            if work is None:
+                self._is_draining = True
+                return
+            reader = PartReader(work.buffers)
+            self._jobs.add(job.id for job in work.head.jobs)
+            for job in work.head.jobs:
+                self._admit(work.head.batch, job.id, build_request(job, reader, self._jobs, splits_forms=True))
+
+    def _admit(self, batch: int, job: int, request: object) -> None:
+        error = request if isinstance(request, RequestError) else None
+        if error is None:
+            try:
+                self._model.admit(job, request)  # type: ignore[arg-type]  # not an error, so a request
+            except Exception as raised:  # noqa: BLE001  # fault line: around a plugin's code
+                error = as_request_error(raised)
+        self._running[job] = _Running(batch)
+        if error is not None:
+            self._finish(job, error)
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._running if self._jobs.is_cancelled(job)]:
+            if not self._running[job].is_done:
+                self._model.cancel(job)
+            self._forget(job)
+
+    def _step(self) -> None:
+        try:
+            events = self._model.step()
+        except Exception as error:  # fault line: around a plugin's code
+            _log.exception("step_failed jobs=%d", len(self._running))
+            if self._ends_on_error:
+                raise
+            for job in [job for job, item in self._running.items() if not item.is_done]:
+                self._model.cancel(job)
+                self._finish(job, as_request_error(error))
+            return
+        for event in events:
+            if event.job in self._running:
+                self._take_event(event)
+
+    def _take_event(self, event: Chunk | Done | Failed) -> None:
+        if isinstance(event, Chunk):
+            self._take_chunk(event)
+        elif isinstance(event, Failed):
+            self._finish(event.job, event.error)
+        elif event.response is not None:
+            self._finish(event.job, event.response)
+        else:
+            self._running[event.job].is_done = True
+
+    def _take_chunk(self, chunk: Chunk) -> None:
+        item = self._running[chunk.job]
+        if not item.has_begun:
+            item.has_begun = True
+            self._jobs.take_credit(chunk.job)
+            begin_stream(self._channel, chunk.job, chunk.head or Response(), Part("data", chunk.data))
+        elif len(item.held) < MAX_HELD_CHUNKS:
+            item.held.append(chunk.data)
+        else:
+            self._model.cancel(chunk.job)
+            item.is_done, item.error = True, "the reader is too slow"
+
+    def _finish(self, job: int, result: Response | RequestError) -> None:
+        """End a job with a whole answer, or, when its stream began, with that stream's end."""
+        item = self._running[job]
+        item.is_done = True
+        if item.has_begun:
+            item.error = result.message if isinstance(result, RequestError) else ""
+            return
+        answers = AnswersHead(batch=item.batch, jobs=[], end=BatchEnd(capacity=self._model.capacity()))
+        bodies: list[Buffer] = []
+        add_answer(answers.jobs, bodies, job, result)
+        self._channel.send(Kind.ANSWERS, answers, bodies)
+        self._forget(job)
+
+    def _flush(self) -> None:
+        """Send held chunks as credits allow, and the ends of jobs whose chunks are all sent."""
+        for job, item in list(self._running.items()):
+            while item.held and self._jobs.take_credit(job):
+                self._channel.send(Kind.CHUNK, ChunkHead(job), [item.held.popleft()])
+            if item.is_done and not item.held:
+                if not item.has_begun:
+                    begin_stream(self._channel, job, Response(), Part("data", b""))
+                self._channel.send(Kind.END, EndHead(job, item.error))
+                self._forget(job)
+
+    def _forget(self, job: int) -> None:
+        del self._running[job]
+        self._jobs.forget([job])

@@ -1,0 +1,224 @@
+"""A worker's life: say hello, load the model stage by stage, run its slots, drain, end."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from contextlib import AbstractContextManager
+from typing import Any
+
+from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel
+from frame.contract.options import option_keys, parse_options
+from frame.wire.messages import Kind, LoadedHead, LoadFailedHead, LoadHead, SpecHead, StageHead, run_from_json
+from frame.worker.answers import is_out_of_memory
+from frame.worker.channel import Channel
+from frame.worker.sequences import SequenceDriver
+from frame.worker.slots import Slot, Work, WorkQueue
+from frame.worker.streams import JobTable
+
+_log = logging.getLogger(__name__)
+_JOIN_SECONDS = 30.0
+
+
+class Session:
+    """One worker process. The main thread loads the model and is slot 0; another thread reads the socket."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._jobs = JobTable()
+        self._work: WorkQueue = queue.SimpleQueue()
+        self._load: queue.SimpleQueue[LoadHead] = queue.SimpleQueue()
+        self._stage = "start"
+        self._slots = 1
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> int:
+        """Run to the end; return the process's exit code."""
+        threading.Thread(target=self._read, name="frame-io", daemon=True).start()
+        head = self._load.get()
+        try:
+            engine, model = self._build(head)
+        except Exception as error:  # noqa: BLE001  # fault line: around a plugin's code
+            self._report_failure(error)
+            return 1
+        try:
+            return self._serve(head, engine, model)
+        finally:
+            model.close()
+            engine.close()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Take messages until the router closes the connection; then nothing here is wanted any more."""
+        try:
+            for kind, head, buffers in self._channel.messages():
+                self._take(kind, head, buffers)
+        except Exception:  # fault line: a broken connection must end the process, whatever broke it
+            _log.exception("connection_failed")
+        finally:
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _take(self, kind: Kind, head: dict[str, Any], buffers: list[memoryview]) -> None:
+        if kind is Kind.RUN:
+            run = run_from_json(head)
+            self._jobs.add(job.id for job in run.jobs)
+            self._work.put(Work(run, buffers))
+        elif kind is Kind.CREDIT:
+            self._jobs.grant(head["job"], head["count"])
+        elif kind is Kind.CANCEL:
+            self._jobs.cancel(head["jobs"])
+        elif kind is Kind.LOAD:
+            self._load.put(LoadHead(**head))
+        elif kind is Kind.DRAIN:
+            for _ in range(self._slots):
+                self._work.put(None)
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def _enter_stage(self, stage: str) -> None:
+        now = time.monotonic()
+        if self._seconds:
+            self._seconds[self._stage] = round(now - self._seconds[self._stage], 4)
+        self._stage = stage
+        self._seconds[stage] = now
+        self._channel.send(Kind.STAGE, StageHead(stage))
+
+    def _build(self, head: LoadHead) -> tuple[Engine, Model]:
+        """Import the engine and load the model, with the model directory as current directory."""
+        os.chdir(head.path)
+        self._enter_stage("import engine")
+        options_type, engine_type = resolve(head.options_target), resolve(head.engine_target)
+        self._enter_stage("create engine")
+        context = EngineContext(
+            devices=tuple(head.devices),
+            rank=head.rank,
+            world_size=head.world_size,
+            threads=head.threads,
+            slots=head.slots if head.shares_model is not False else 1,
+        )
+        engine: Engine = engine_type(context)
+        sys.path.insert(0, head.path)  # only now: a model's torch.py must not hide the framework from the engine
+        self._enter_stage("load model")
+        known = option_keys(options_type)
+        own = {key: value for key, value in head.properties.items() if key in known}
+        spec = ModelSpec(
+            name=head.name,
+            version=head.version,
+            path=head.path,
+            model_file=head.model_file,
+            options=parse_options(options_type, own),
+            properties=head.properties,
+            batch_size=head.batch_size,
+        )
+        return engine, engine.load(spec)
+
+    def _report_failure(self, error: Exception) -> None:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        status = 507 if is_out_of_memory(error) else 500
+        self._channel.send(Kind.LOAD_FAILED, LoadFailedHead(stage=self._stage, status=status, message=message))
+
+    # --- serving ------------------------------------------------------------------------------
+
+    def _serve(self, head: LoadHead, engine: Engine, model: Model) -> int:
+        shared = head.slots if head.shares_model else min(head.slots, model.concurrency)
+        self._slots = 1 if isinstance(model, SequenceModel) or head.shares_model is False else max(1, shared)
+        self._enter_stage("warm-up")
+        ends_on_error = head.world_size > 1
+        others = [_SlotThread(self, engine, model, index, ends_on_error) for index in range(1, self._slots)]
+        try:
+            with slot_context(engine):
+                model.warm_up()
+                for thread in others:
+                    thread.start_warm()
+                self._report_loaded(model)
+                self.drive(model, ends_on_error=ends_on_error)
+        except Exception as error:  # fault line: around a plugin's code
+            if self._stage == "warm-up":
+                self._report_failure(error)
+            else:
+                _log.exception("slot_failed")
+            return 1
+        for thread in others:
+            thread.join(_JOIN_SECONDS)
+        return 0
+
+    def drive(self, model: Model, *, ends_on_error: bool) -> None:
+        """Run batches, or the steps of a `SequenceModel`, in the calling thread until drained."""
+        if isinstance(model, SequenceModel):
+            SequenceDriver(model, self._channel, self._jobs, self._work, ends_on_error=ends_on_error).run()
+        else:
+            Slot(model, self._channel, self._jobs, self._work, ends_on_error=ends_on_error).run()
+
+    def _report_loaded(self, model: Model) -> None:
+        self._seconds[self._stage] = round(time.monotonic() - self._seconds[self._stage], 4)
+        self._stage = "ready"
+        loaded = LoadedHead(slots=self._slots, seconds=self._seconds)
+        if isinstance(model, SequenceModel):
+            loaded.capacity = model.capacity()
+        if model.signature is not None:
+            loaded.inputs, loaded.outputs = (
+                [SpecHead(spec.name, spec.dtype, None if spec.shape is None else list(spec.shape)) for spec in specs]
+                for specs in (model.signature.inputs, model.signature.outputs)
+            )
+        self._channel.send(Kind.LOADED, loaded)
+
+
+class _SlotThread(threading.Thread):
+    """A further slot of the same model; warmed up before the model counts as loaded."""
+
+    def __init__(self, session: Session, engine: Engine, model: Model, index: int, ends_on_error: bool) -> None:  # noqa: FBT001
+        super().__init__(name=f"frame-slot-{index}", daemon=True)
+        self._session, self._engine, self._model = session, engine, model
+        self._ends_on_error = ends_on_error
+        self._warm = threading.Event()
+        self._error: Exception | None = None
+
+    def start_warm(self) -> None:
+        """Start, and return when warm; raises what the warm-up raised."""
+        self.start()
+        self._warm.wait()  # the router's model_loading_timeout is the deadline: it kills this process
+        if self._error is not None:
+            raise self._error
+
+    def run(self) -> None:
+        """Warm up, then run batches."""
+        try:
+            with slot_context(self._engine):
+                try:
+                    self._model.warm_up()
+                except Exception as error:  # noqa: BLE001  # handed to the main thread
+                    self._error = error
+                    return
+                finally:
+                    self._warm.set()
+                self._session.drive(self._model, ends_on_error=self._ends_on_error)
+        except Exception:  # fault line: a slot that cannot go on must end the group, or its batches would hang
+            _log.exception("slot_failed")
+            sys.stderr.flush()
+            os._exit(1)
+        finally:
+            self._warm.set()
+
+
+def slot_context(engine: Engine) -> AbstractContextManager[None]:
+    """Return the engine's context for one slot thread."""
+    return engine.slot_context()
+
+
+def resolve(target: str) -> Any:
+    """Import `"package.module:Name"`."""
+    module, _, name = target.partition(":")
+    value: Any = importlib.import_module(module)
+    for attribute in name.split("."):
+        value = getattr(value, attribute)
+    return value

@@ -1,0 +1,141 @@
+"""A slot: one thread that takes batches from the worker's queue and runs them on the model."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import queue
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frame.contract.models import Model, TensorModel
+from frame.contract.properties import Properties
+from frame.contract.requests import Buffer, Request, RequestError, Response, ResponseStream
+from frame.wire.messages import AnswerHead, AnswersHead, BatchEnd, JobHead, Kind, RunHead
+from frame.worker.answers import as_request_error, error_head, response_head
+from frame.worker.channel import Channel, PartReader
+from frame.worker.stats import BATCH_STATS, BatchStats
+from frame.worker.streams import JobTable, run_streams
+
+_log = logging.getLogger(__name__)
+DEFAULT_CODEC = "frame.worker.codecs.djl"
+_ANSWERS_PER_MESSAGE = 200
+"""Each answer may carry one descriptor, and a message takes at most `MAX_FDS`."""
+
+Result = Response | ResponseStream | RequestError
+
+
+@dataclass(slots=True)
+class Work:
+    """A RUN message as it came: its head and its buffers (body, then mapped parts)."""
+
+    head: RunHead
+    buffers: list[memoryview]
+
+
+WorkQueue = queue.SimpleQueue[Work | None]
+
+
+def build_request(job: JobHead, reader: PartReader, jobs: JobTable, *, splits_forms: bool) -> Request | RequestError:
+    """Return the request of a job, or what is wrong with its body."""
+    codec = job.codec or DEFAULT_CODEC
+    properties = Properties(job.properties)
+    parts = reader.take(job.parts)
+    if splits_forms:
+        try:
+            parts = importlib.import_module(codec).decode(parts, properties, None)
+        except RequestError as error:
+            return error
+    job_id = job.id
+    return Request(
+        id=job.request_id,
+        properties=properties,
+        parts=parts,
+        codec=codec,
+        is_cancelled=lambda: jobs.is_cancelled(job_id),
+    )
+
+
+class Slot:
+    """Runs one batch at a time, in the thread that calls `run`.
+
+    Invariants: every job of a batch is answered once, or was cancelled; the batch's end is reported last.
+    """
+
+    def __init__(self, model: Model, channel: Channel, jobs: JobTable, work: WorkQueue, *, ends_on_error: bool) -> None:
+        self._model = model
+        self._channel = channel
+        self._jobs = jobs
+        self._work = work
+        self._ends_on_error = ends_on_error
+
+    def run(self) -> None:
+        """Run batches until the queue gives None."""
+        while (work := self._work.get()) is not None:
+            self.run_batch(work)
+
+    def run_batch(self, work: Work) -> None:
+        """Run one batch to its end, streams included."""
+        stats = BatchStats()
+        BATCH_STATS.set(stats)
+        ids = [job.id for job in work.head.jobs]
+        waiting, results = self._predict(work, stats)
+        streams = [(job, item) for job, item in zip(waiting, results, strict=True) if isinstance(item, ResponseStream)]
+        whole = [(job, item) for job, item in zip(waiting, results, strict=True) if not isinstance(item, ResponseStream)]
+        end = BatchEnd(decode=stats.decode, compute=stats.compute, encode=stats.encode, calls=max(1, stats.calls))
+        self._send_answers(work.head.batch, whole, None if streams else end)
+        if streams:
+            run_streams(self._channel, self._jobs, streams)
+            self._channel.send(Kind.ANSWERS, AnswersHead(batch=work.head.batch, jobs=[], end=end))
+        self._jobs.forget(ids)
+
+    def _predict(self, work: Work, stats: BatchStats) -> tuple[list[int], list[Result]]:
+        """Return the jobs that somebody waits for, and their results in the same order."""
+        reader = PartReader(work.buffers)
+        started = time.monotonic()
+        splits_forms = not isinstance(self._model, TensorModel)
+        built = [
+            (job.id, build_request(job, reader, self._jobs, splits_forms=splits_forms)) for job in work.head.jobs
+        ]
+        waiting = [(job, item) for job, item in built if not self._jobs.is_cancelled(job)]
+        requests = [item for _, item in waiting if isinstance(item, Request)]
+        decoded = time.monotonic()
+        answers = iter(self._call(requests) if requests else ())
+        if not stats.calls:
+            stats.decode, stats.compute = decoded - started, time.monotonic() - decoded
+        results = [next(answers) if isinstance(item, Request) else item for _, item in waiting]
+        return [job for job, _ in waiting], results
+
+    def _call(self, requests: Sequence[Request]) -> Sequence[Result]:
+        """Call the model; whatever it raises becomes the answer of all its requests."""
+        try:
+            results = self._model.predict(requests)
+            if len(results) != len(requests):
+                message = f"the model gave {len(results)} answers to {len(requests)} requests"
+                return [RequestError(424, message, type_name="HandlerError")] * len(requests)
+        except Exception as error:  # fault line: around a plugin's code
+            _log.exception("predict_failed requests=%d", len(requests))
+            if self._ends_on_error:
+                raise
+            return [as_request_error(error)] * len(requests)
+        return results
+
+    def _send_answers(self, batch: int, whole: list[tuple[int, Response | RequestError]], end: BatchEnd | None) -> None:
+        """Send whole answers, `end` with the last message."""
+        for start in range(0, max(1, len(whole)), _ANSWERS_PER_MESSAGE):
+            heads: list[AnswerHead] = []
+            bodies: list[Buffer] = []
+            for job, item in whole[start : start + _ANSWERS_PER_MESSAGE]:
+                add_answer(heads, bodies, job, item)
+            is_last = start + _ANSWERS_PER_MESSAGE >= len(whole)
+            self._channel.send(Kind.ANSWERS, AnswersHead(batch=batch, jobs=heads, end=end if is_last else None), bodies)
+
+
+def add_answer(heads: list[AnswerHead], bodies: list[Buffer], job: int, item: Response | RequestError) -> None:
+    """Append a job's answer to the heads and bodies of a message, numbering its descriptor."""
+    head, parts = error_head(job, item) if isinstance(item, RequestError) else response_head(job, item)
+    before = sum(1 for other in heads for part in other.parts if part[2] >= 0) if parts else 0
+    head.parts = [(key, size, before if index >= 0 else -1) for key, size, index in head.parts]
+    heads.append(head)
+    bodies += parts
