@@ -35,7 +35,9 @@ def test_pth_is_claimed_weakly_and_only_without_an_own_suffix():
 
 
 def test_declared_tensors_are_parsed():
-    assert parse_tensors("ids:int64[-1, 128], mask : bool , scale:float32[], x, sr=16000", "option.inputs") == (
+    assert parse_tensors(
+        "ids:int64[-1, 128], mask : bool , scale:float32[], x, sr=16000", "option.inputs"
+    ) == (
         DeclaredTensor(name="ids", dtype="int64", shape=(-1, 128)),
         DeclaredTensor(name="mask", dtype="bool"),
         DeclaredTensor(name="scale", dtype="float32", shape=()),
@@ -85,7 +87,10 @@ def save_zip(path):
         (save_module, r"pickled object of class torch\.nn\.modules\.linear\.Linear.*torch\.export\.save"),
         (save_old_format, r"torch\.save in its old format"),
         (save_zip, r"zip archive without a torch program"),
-        (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), r"Git LFS pointer.*git lfs pull"),
+        (
+            lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            r"Git LFS pointer.*git lfs pull",
+        ),
         (lambda p: p.write_text("<!doctype html><p>404"), r"HTML page"),
         (lambda p: p.write_bytes(b""), r"empty file"),
         (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(40)), r"cut short"),
@@ -145,7 +150,10 @@ def load(folder, name="model.pt", **options):
     ("options", "complaint"),
     [
         ({"inputs": "nope:float32[-1,4]", "outputs": "y"}, None),
-        ({"inputs": "input:float32[-1,4],nope"}, r"option\.inputs: nope is no argument of forward.*input \(Tensor\)"),
+        (
+            {"inputs": "input:float32[-1,4],nope"},
+            r"option\.inputs: nope is no argument of forward.*input \(Tensor\)",
+        ),
         ({"inputs": "nope=3"}, r"nope is no argument of forward; it takes input \(Tensor\)"),
         ({"inputs": "input=3"}, r"input=3 is no constant of the type Tensor"),
         ({"reset": "reset_states"}, r"option\.reset: no method 'reset_states' in the module"),
@@ -162,7 +170,9 @@ def test_options_that_do_not_fit_the_module_say_so(tmp_path, options, complaint)
 
 
 def test_extra_files_of_the_archive_are_read(tmp_path):
-    torch.jit.save(torch.jit.script(torch.nn.Identity()), tmp_path / "model.pt", _extra_files={"labels.txt": "a\nb"})
+    torch.jit.save(
+        torch.jit.script(torch.nn.Identity()), tmp_path / "model.pt", _extra_files={"labels.txt": "a\nb"}
+    )
     assert load(tmp_path, extraFiles="labels.txt").extra_files == {"labels.txt": "a\nb"}
 
 

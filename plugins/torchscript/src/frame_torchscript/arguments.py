@@ -181,7 +181,8 @@ def _add(binding: Binding, parameter: Parameter, items: list[DeclaredTensor] | N
     elif parameter.type in _NUMBERS:
         name = items[0].name if items else parameter.name
         binding.arguments.append(Argument(name=parameter.name, kind="number", inputs=(name,)))
-        binding.inputs.append(Input(TensorSpec(name, _NUMBERS[parameter.type], ())))
+        number = _NUMBERS[parameter.type]
+        binding.inputs.append(Input(TensorSpec(name, number, ()), getattr(torch, number)))
     else:
         hint = " (option.inputs can fix it: name=value)" if parameter.type in _CONSTANTS else ""
         raise ValueError(

@@ -93,15 +93,11 @@ class TorchModel(TensorModel):
         program = self._program
         if program is None:
             raise RequestError(503, "the model is closed", type_name="ModelNotReadyError")
-        tensors = {
-            i.spec.name: _tensor(inputs[i.spec.name], _dtype(i, inputs[i.spec.name], program), self._device)
-            for i in program.inputs
-        }
         try:
             with torch.inference_mode():  # again, for callers outside the slot threads
                 if program.reset is not None:
                     program.reset()
-                result = program.run(tensors)
+                result = program.run(self._tensors(program, inputs))
                 return to_numpy(rename(named_tensors(result), self._output_names))
         except RequestError:
             raise
@@ -109,6 +105,13 @@ class TorchModel(TensorModel):
             answer = to_request_error(error, inputs)
             _log.log(_level(answer), "model_call_failed status=%d error=%s", answer.status, error)
             raise answer from error
+
+    def _tensors(self, program: Program, inputs: Tensors) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for item in program.inputs:
+            array = inputs[item.spec.name]
+            tensors[item.spec.name] = _tensor(array, _dtype(item, array, program), self._device)
+        return tensors
 
     def predict(self, batch: Sequence[Request]) -> Sequence[Response | ResponseStream | RequestError]:
         """Answer each request; one by one when each needs a fresh state."""
@@ -137,7 +140,7 @@ def _level(answer: RequestError) -> int:
 
 
 def _dtype(item: Input, array: Any, program: Program) -> torch.dtype | None:
-    """Return what to turn the array into; without a known dtype, numbers with a point take the weights' own."""
+    """Return what to turn the array into; without a known dtype, floats take that of the weights."""
     if item.dtype is None and array.dtype.kind == "f":
         return program.float_dtype
     return item.dtype
@@ -151,9 +154,7 @@ def _tensor(array: Any, dtype: torch.dtype | None, device: torch.device) -> torc
 
 def _device(devices: tuple[str, ...]) -> torch.device:
     if len(devices) != 1:
-        raise ValueError(
-            f"a TorchScript model runs on one device, not {'+'.join(devices)}; see load_on_devices"
-        )
+        raise ValueError(f"a TorchScript model runs on one device, not {'+'.join(devices)} (load_on_devices)")
     if not devices[0].startswith("gpu"):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -15,7 +15,10 @@ from torch.utils import _pytree as pytree
 from frame_torchscript.declared import parse_tensors
 from frame_torchscript.options import TorchScriptOptions
 from frame_torchscript.outputs import dtype_name, named_tensors, rename
+from frame_torchscript.probing import REFUSALS
 from frame_torchscript.program import Input, Program
+from frame_torchscript.state import same
+from frame_torchscript.traced import example
 
 _ONLY_SCRIPT = ("reset", "extraFiles", "freeze", "optimize_for_inference")
 
@@ -31,20 +34,16 @@ def load_exported(path: Path, options: TorchScriptOptions, device: torch.device)
     names = tuple(item.name for item in parse_tensors(options.outputs, "option.outputs"))
     program = _open(path, device)
     slots = _rename_inputs(_slots(program), options)
-    module: Any = program.module()
-    spec = program.call_spec.in_spec
-
-    def run(tensors: Mapping[str, torch.Tensor]) -> object:
-        flat = [tensors[slot.input.spec.name] if slot.input else slot.constant for slot in slots]
-        arguments, keywords = pytree.tree_unflatten(flat, spec)
-        return module(*arguments, **keywords)
-
+    run = _runner(program, slots)
+    keeps_state = _may_write(program) and _changes_when_called(run, slots, device)
+    if keeps_state:  # the first client gets a copy that the trial did not touch
+        run = _runner(_open(path, device), slots)
     return Program(
         inputs=tuple(slot.input for slot in slots if slot.input),
         outputs=_outputs(program, names),
-        run=run,
+        run=run.call,
         reset=None,
-        keeps_state=bool(program.graph_signature.buffers_to_mutate),
+        keeps_state=keeps_state,
         float_dtype=None,
         extra_files={},
     )
@@ -69,6 +68,55 @@ class _Slot:
 
     input: Input | None
     constant: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """The program as a module, and the tree of its arguments."""
+
+    module: Any
+    tree: Any
+    slots: Sequence[_Slot]
+
+    def call(self, tensors: Mapping[str, torch.Tensor]) -> object:
+        flat = [tensors[slot.input.spec.name] if slot.input else slot.constant for slot in self.slots]
+        arguments, keywords = pytree.tree_unflatten(flat, self.tree)
+        return self.module(*arguments, **keywords)
+
+
+def _runner(program: Any, slots: Sequence[_Slot]) -> _Runner:
+    return _Runner(program.module(), program.call_spec.in_spec, slots)
+
+
+def _may_write(program: Any) -> bool:
+    """Return whether any operation works in place; on what, the graph does not say by itself."""
+    return any(
+        node.op == "call_function" and (_is_mutable(node.target) or "batch_norm" in str(node.target))
+        for node in program.graph.nodes
+    )
+
+
+def _is_mutable(target: Any) -> bool:
+    schema = getattr(
+        target, "_schema", None
+    )  # Python operators, such as getitem, have none and write nothing
+    return schema is not None and bool(schema.is_mutable)
+
+
+def _changes_when_called(runner: _Runner, slots: Sequence[_Slot], device: torch.device) -> bool:
+    """Call the module twice and compare its buffers; one that cannot be called is taken to change."""
+    inputs = [slot.input for slot in slots if slot.input]
+    before = {name: buffer.clone() for name, buffer in runner.module.named_buffers()}
+    for size in (2, 8):  # for free axes: batch sizes of 0 and 1 are special to torch.export
+        tensors = {item.spec.name: _example(item, size).to(device) for item in inputs}
+        try:
+            with torch.inference_mode():
+                runner.call({name: tensor.clone() for name, tensor in tensors.items()})
+                runner.call(tensors)
+        except REFUSALS:
+            continue
+        return any(not same(before[name], buffer) for name, buffer in runner.module.named_buffers())
+    return True
 
 
 def _slots(program: Any) -> list[_Slot]:
@@ -129,3 +177,8 @@ def _outputs(program: Any, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
     tree = pytree.tree_unflatten(leaves, program.call_spec.out_spec)
     named = rename(named_tensors(tree), names)
     return tuple(_spec(name, value) for name, value in named.items())
+
+
+def _example(item: Input, size: int) -> torch.Tensor:
+    shape = tuple(size if length < 0 else length for length in item.spec.shape or ())
+    return example(shape, item.dtype or torch.float32)

@@ -14,7 +14,8 @@ _INPUT_FAULTS = re.compile(
     r"|index out of range|out of bounds|expected scalar type|must have the same dtype|scalar types?:"
     r"|[Ee]xpected .* (?:but|to have|input)|Given (?:groups|normalized_shape|input size)"
     r"|Kernel size can't be greater"
-    r"|shape '\[.*\]' is invalid|Dimension out of range|Guard failed|not implemented for '|should be the same"
+    r"|shape '\[.*\]' is invalid|Input dtype must be|Dimension out of range|Guard failed"
+    r"|not implemented for '|should be the same"
 )
 """torch's complaints about sizes, dtypes and indices: they speak of shapes, never of values."""
 _MEMORY_FAULTS = re.compile(r"not enough memory|can't allocate memory|out of memory")
