@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frame.contract.requests import Buffer, Request, RequestError, Response
+from frame.contract.requests import Buffer, Part, Request, RequestError, Response
 from frame.worker.answers import is_out_of_memory
 from frame.worker.codecs.fitting import TEXT_DTYPES, Array, RequestTensors, fit, stacks
 from frame.worker.codecs.images import ImageInput, decode_image, looks_like_image
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CODEC_LOCK = threading.Lock()
-"""Two threads that decode at the same time only take turns on the GIL, at the expense of the one that computes."""
+"""Two threads that decode at the same time only take turns on the GIL, and slow the one that computes."""
 
 
 @dataclass(slots=True)
@@ -51,8 +51,8 @@ class _RowsError(Exception):
 def predict_tensors(model: TensorModel, batch: Sequence[Request]) -> list[Response | RequestError]:
     """Answer each request alone; run together those of the same trailing shapes, dtypes and scalars.
 
-    An image body becomes the model's image input when `model.image_input` says how; all other bodies are read by
-    the codec that the request names.
+    An image body becomes the model's image input when `model.image_input` says how; all other bodies are
+    read by the codec that the request names.
     """
     stats = BATCH_STATS.get() or BatchStats()
     started = time.monotonic()
@@ -84,19 +84,20 @@ def _read(model: TensorModel, request: Request) -> RequestTensors:
     codec = importlib.import_module(request.codec)
     image: ImageInput | None = getattr(model, "image_input", None)
     if image is not None and (body := _image_body(codec, request, image)) is not None:
-        return fit({image.spec.name: decode_image(body, image)}, model.signature)
-    tensors: Tensors = codec.decode(request.parts, request.properties, model.signature)
-    return tensors if isinstance(tensors, RequestTensors) else fit(tensors, model.signature)
+        tensors = fit({image.spec.name: decode_image(body, image)[None]}, model.signature)
+        return RequestTensors(tensors, has_batch_axis=False)
+    decoded: Tensors = codec.decode(request.parts, request.properties, model.signature)
+    return decoded if isinstance(decoded, RequestTensors) else fit(decoded, model.signature)
 
 
 def _image_body(codec: Any, request: Request, image: ImageInput) -> Buffer | None:
     """Return the bytes of the request's image, when it has one: the body, or a file of a form."""
     content_type = request.properties.get("content-type", "")
     if is_form(content_type):
-        parts = codec.decode(request.parts[-1:], request.properties, None)
-        files = [part.data for part in parts if looks_like_image(part.data)]
-        named = [part.data for part in parts if part.key in (image.spec.name, "data") and part.data in files]
-        return (named or files or [None])[0]
+        fields: Sequence[Part] = codec.decode(request.parts[-1:], request.properties, None)
+        files = [field for field in fields if looks_like_image(field.data)]
+        named = [field for field in files if field.key in (image.spec.name, "data")]
+        return (named or files)[0].data if files else None
     body = request.parts[-1].data if request.parts else b""
     is_untyped = content_type in ("", "application/octet-stream")
     is_image = content_type.lower().startswith("image/") or (is_untyped and looks_like_image(body))
@@ -109,7 +110,8 @@ def _encode(model: TensorModel, job: _Job) -> Response | RequestError:
     assert job.outputs is not None
     try:
         codec = importlib.import_module(job.request.codec)
-        response: Response = codec.encode(job.inputs.answer(job.outputs), job.request.properties, model.signature)
+        outputs = job.inputs.answer(job.outputs)
+        response: Response = codec.encode(outputs, job.request.properties, model.signature)
     except Exception as error:  # noqa: BLE001  # fault line: around one request
         return _answer_of(error, "encode", job.request)
     return response
@@ -122,7 +124,9 @@ def _answer_of(error: Exception, stage: str, request: Request) -> RequestError:
     _log.error("request_failed stage=%s request=%s", stage, request.id, exc_info=error)
     if is_out_of_memory(error):
         return RequestError(507, "memory was not enough for this request", type_name="OutOfMemoryError")
-    message = f"the model failed on this request ({stage}, {type(error).__name__}); the server's log has the details"
+    message = (
+        f"the model failed on this request ({stage}: {type(error).__name__}); the server's log says more"
+    )
     return RequestError(424, message, type_name="HandlerError")
 
 
@@ -177,7 +181,7 @@ def _run_stacked(model: TensorModel, group: Sequence[_Job], stats: BatchStats) -
     except Exception as error:  # noqa: BLE001  # fault line: around a plugin; every job is run again alone
         _log.warning("batch_failed requests=%d error=%r: running them one by one", len(group), error)
         return False
-    for job, piece in zip(group, pieces):
+    for job, piece in zip(group, pieces, strict=True):
         job.outputs = piece
     return True
 
@@ -206,7 +210,8 @@ def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
             raise _RowsError(message)
     ends = np.cumsum(rows).tolist()
     return [
-        {name: array[end - count : end] for name, array in outputs.items()} for end, count in zip(ends, rows)
+        {name: array[end - count : end] for name, array in outputs.items()}
+        for end, count in zip(ends, rows, strict=True)
     ]
 
 

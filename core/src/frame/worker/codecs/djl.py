@@ -5,7 +5,7 @@ Imports numpy only when there are tensors to read or write, so that handlers run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frame.contract.properties import Properties
@@ -27,18 +27,17 @@ _NDLIST_MAGIC = b"\x00\x04NDAR"
 _NDLIST_MAGIC_AT = 4
 
 
-def decode(parts: Sequence[Part], properties: Properties, signature: Signature | None) -> Tensors | tuple[Part, ...]:
+def decode(
+    parts: Sequence[Part], properties: Properties, signature: Signature | None
+) -> Tensors | tuple[Part, ...]:
     """Read a request's body, which is its last part; query parameters come before it.
 
-    Args:
-        signature: None for a model that reads parts by itself: form bodies become one part for each field, after
-            the query parameters, all other bodies stay as they are.
-
-    Returns:
-        With a signature: its inputs by name, in its order and dtypes, each with a batch axis.
+    With a signature its inputs are returned by name, in its order and dtypes, each with a batch axis. Without
+    one, for a model that reads parts by itself, form bodies become one part for each field, after the query
+    parameters; all other bodies stay as they are.
 
     Raises:
-        RequestError: 400 for a malformed body or inputs that are not the signature's, 415 for its content type.
+        RequestError: 400 for a malformed body or inputs that are not the signature's, 415 for its type.
     """
     content_type = properties.get("content-type", "")
     body = parts[-1].data if parts else b""
@@ -101,8 +100,11 @@ def _named(arrays: Sequence[tuple[str | None, Array]], signature: Signature) -> 
         if len(arrays) != len(signature.inputs):
             from frame.worker.codecs.fitting import describe_inputs
 
-            raise RequestError(400, f"expected {describe_inputs(signature)}, got {len(arrays)} arrays, not all named")
-        return {name or spec.name: array for (name, array), spec in zip(arrays, signature.inputs)}
+            expected = describe_inputs(signature)
+            raise RequestError(400, f"expected {expected}, got {len(arrays)} arrays, not all of them named")
+        return {
+            name or spec.name: array for (name, array), spec in zip(arrays, signature.inputs, strict=True)
+        }
     return {name or "": array for name, array in arrays}
 
 
@@ -173,7 +175,11 @@ def _write(outputs: Tensors, kind: str) -> bytes:
 
     if kind == JSON:
         return json_tensors.dumps(outputs)
-    writers = {NDLIST: ndlist.dumps, NPZ: npz.dumps, SAFETENSORS: safetensors.dumps}
+    writers: dict[str, Callable[[list[tuple[str, Array]]], bytes]] = {
+        NDLIST: ndlist.dumps,
+        NPZ: npz.dumps,
+        SAFETENSORS: safetensors.dumps,
+    }
     arrays = outputs.as_asked() if isinstance(outputs, fitting.RequestTensors) else outputs
     try:
         return writers[kind](list(arrays.items()))

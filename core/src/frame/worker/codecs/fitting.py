@@ -1,4 +1,4 @@
-"""Fit named arrays of one request to a model's signature; the one place that checks names, dtypes and shapes."""
+"""Fit named arrays of one request to a model's signature: the one check of names, dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class RequestTensors(dict[str, Any]):
 
     __slots__ = ("has_batch_axis", "is_rows")
 
-    def __init__(self, arrays: Mapping[str, Array], *, has_batch_axis: bool = True, is_rows: bool = False) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Array], *, has_batch_axis: bool = True, is_rows: bool = False
+    ) -> None:
         super().__init__(arrays)
         self.has_batch_axis = has_batch_axis
         self.is_rows = is_rows
@@ -41,9 +43,11 @@ class RequestTensors(dict[str, Any]):
         """Return the arrays of an answer, without axis 0 where the request had none."""
         if self.has_batch_axis:
             return self
-        return {
-            name: array.reshape(array.shape[1:]) if array.shape[:1] == (1,) else array for name, array in self.items()
-        }
+        return {name: _without_axis(array) for name, array in self.items()}
+
+
+def _without_axis(array: Array) -> Array:
+    return array.reshape(array.shape[1:]) if array.shape[:1] == (1,) else array
 
 
 def describe(spec: TensorSpec) -> str:
@@ -104,14 +108,15 @@ def check_names(names: Mapping[str, object], signature: Signature) -> None:
     known = {spec.name for spec in signature.inputs}
     for name in names:
         if name not in known:
-            raise RequestError(400, f"input {name[:100]}: unknown; the inputs are {describe_inputs(signature)}")
+            inputs = describe_inputs(signature)
+            raise RequestError(400, f"input {name[:100]}: unknown; the inputs are {inputs}")
     for spec in signature.inputs:
         if spec.name not in names:
             raise RequestError(400, f"input {spec.name}: missing; expected {describe(spec)}")
 
 
 def widen(array: Array, spec: TensorSpec) -> Array:
-    """Return the array in the signature's dtype, C-contiguous, in native byte order, without changing a value."""
+    """Return the array in the signature's dtype, C-contiguous and aligned, without changing a value."""
     if spec.dtype in TEXT_DTYPES:
         return _as_text(array, spec)
     have = array.dtype
@@ -152,7 +157,7 @@ def _has_batch_axis(spec: TensorSpec, shape: tuple[int, ...], *, is_rows: bool) 
 
 
 def _matches(want: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return all(size in (-1, given) for size, given in zip(want, shape))
+    return all(size in (-1, given) for size, given in zip(want, shape, strict=True))
 
 
 def _check_rows(arrays: Mapping[str, Array], signature: Signature) -> None:
@@ -166,6 +171,5 @@ def _check_rows(arrays: Mapping[str, Array], signature: Signature) -> None:
         raise mismatch(first, f"no rows: {list(arrays[first.name].shape)}")
     for spec in free[1:]:
         if (found := arrays[spec.name].shape[0]) != rows:
-            raise RequestError(
-                400, f"input {spec.name}: expected {rows} rows, as many as input {first.name} has, got {found}"
-            )
+            like = f"as many as input {first.name} has"
+            raise RequestError(400, f"input {spec.name}: expected {rows} rows, {like}, got {found}")

@@ -1,4 +1,4 @@
-"""Image bodies to tensors, where serving.properties declares how: width, height, centerCrop, resize, scale, mean, …"""
+"""Image bodies to tensors, where serving.properties declares how (`width`, `height`, `mean` and so on)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def image_input(properties: Mapping[str, str], signature: Signature) -> ImageInp
     spec = _image_spec(signature)
     layout = _choice(given, "layout", {"nchw": "nchw", "nhwc": "nhwc"}) or _layout_of(spec.shape)
     channels, height, width = _dimensions(spec.shape, layout)
-    color = _choice(given, "color", _COLORS) or _choice(given, "flag", _COLORS) or ("gray" if channels == 1 else "rgb")
+    color = _choice(given, "color", _COLORS) or _choice(given, "flag", _COLORS)
+    color = color or ("gray" if channels == 1 else "rgb")
     resize = given.get("resize", "true").lower()
     is_float = not spec.dtype or np.dtype(spec.dtype).kind == "f"
     count = 1 if color == "gray" else 3
@@ -176,8 +177,8 @@ def decode_image(data: Buffer, image: ImageInput) -> Array:
     if (image.scale, image.mean, image.std) == (1.0, (0.0,), (1.0,)):
         array = pixels.astype(dtype)
     else:
-        scaled = pixels.astype(np.float32) * np.float32(image.scale)
-        array = ((scaled - np.float32(image.mean)) / np.float32(image.std)).astype(dtype)
+        mean, std = np.array(image.mean, dtype=np.float32), np.array(image.std, dtype=np.float32)
+        array = ((pixels.astype(np.float32) * np.float32(image.scale) - mean) / std).astype(dtype)
     return np.ascontiguousarray(array.transpose(2, 0, 1) if image.layout == "nchw" else array)
 
 
@@ -189,7 +190,7 @@ def _open(data: Buffer, color: str) -> Any:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
-            raise RequestError(400, f"the image has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS}")
+            raise RequestError(400, f"the image has {_words(picture.size)} pixels; {MAX_PIXELS} are the most")
         return picture.convert(_MODES[color])
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         raise RequestError(400, f"the body is no image of a supported format: {', '.join(FORMATS)}") from None
@@ -210,20 +211,20 @@ def _sized(picture: Any, image: ImageInput) -> Any:
 
 
 def _cropped(picture: Any, image: ImageInput, target: tuple[int, int]) -> Any:
-    """Cut the middle out: after scaling the shorter side, else the largest region of the target's proportions."""
+    """Cut the middle out: after scaling the shorter side, else the largest region of the target's form."""
     from PIL import Image
 
     if image.scales and image.short_side:
         factor = image.short_side / min(picture.size)
-        picture = picture.resize(
-            (max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.BILINEAR
-        )
+        scaled = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(scaled, Image.Resampling.BILINEAR)
     width, height = target
     if image.scales and not image.short_side:
         factor = min(picture.width / width, picture.height / height)
         width, height = max(1, round(width * factor)), max(1, round(height * factor))
     if width > picture.width or height > picture.height:
-        raise RequestError(400, f"the image has {_words(picture.size)} pixels; expected at least {_words(target)}")
+        have, need = _words(picture.size), _words(target)
+        raise RequestError(400, f"the image has {have} pixels; expected at least {need}")
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     cut = picture.crop((left, top, left + width, top + height))
     return cut if cut.size == target else cut.resize(target, Image.Resampling.BILINEAR)

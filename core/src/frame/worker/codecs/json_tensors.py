@@ -1,7 +1,7 @@
-"""JSON bodies: `{"inputs": …}`, `{"instances": […]}` or a bare array, to arrays; arrays to `{"predictions": …}`.
+"""JSON: `{"inputs": …}`, `{"instances": […]}` or bare arrays to tensors, tensors to `{"predictions": …}`.
 
-Binary strings are written `{"b64": "…"}` as in TensorFlow Serving's REST API. What JSON cannot say: NaN and the
-infinities become `null` in answers (a bare `NaN` would be no JSON), and are refused in requests.
+Binary strings are written `{"b64": "…"}` as in TensorFlow Serving's REST API. What JSON cannot say: NaN and
+the infinities become `null` in answers (a bare `NaN` would be no JSON), and are refused in requests.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ def loads(data: Buffer, signature: Signature) -> RequestTensors:
     body = _parse(text, signature)
     columns, is_rows, keys = _columns(body, signature)
     check_names(columns, signature)
-    # Every string of a JSON text, key or value, has two quotes. When the keys account for all of them there is
-    # no string among the values, and numpy may look at the lists at once. Otherwise it must not: a long string
-    # beside many numbers would make it pad each number to the string's length.
+    # Every string of a JSON text, key or value, has two quotes. When the keys account for all of them there
+    # is no string among the values, and numpy may look at the lists at once. Otherwise it must not: a long
+    # string beside many numbers would make it pad each number to the string's length.
     holds_text = text.count('"') > 2 * keys
-    arrays = {spec.name: to_array(columns[spec.name], spec, holds_text=holds_text) for spec in signature.inputs}
+    arrays = {
+        spec.name: to_array(columns[spec.name], spec, holds_text=holds_text) for spec in signature.inputs
+    }
     return fit(arrays, signature, is_rows=is_rows)
 
 
@@ -63,7 +65,7 @@ def dumps(outputs: Tensors) -> bytes:
 
 
 def load_value(data: Buffer, spec: TensorSpec) -> Array:
-    """Read one input from a JSON value of its own, as in a form field; a bare word is text for a text input."""
+    """Read one input from a JSON value of its own, as in a form field; bare words are text."""
     text = _text(data)
     if spec.dtype in TEXT_DTYPES and text[:1] not in {"[", "{", '"'}:
         return to_array(text, spec)
@@ -108,7 +110,9 @@ def _columns(body: Any, signature: Signature) -> tuple[Mapping[str, Any], bool, 
     if len(body) == 1 and "instances" in body:
         return _from_instances(body["instances"], signature)
     found = ", ".join(sorted(str(key)[:50] for key in list(body)[:10])) or "nothing"
-    raise RequestError(400, f'expected an array, {{"inputs": …}} or {{"instances": […]}}, got an object with {found}')
+    raise RequestError(
+        400, f'expected an array, {{"inputs": …}} or {{"instances": […]}}, got an object with {found}'
+    )
 
 
 def _from_inputs(value: Any, signature: Signature, keys: int) -> tuple[Mapping[str, Any], bool, int]:
@@ -126,7 +130,9 @@ def _from_instances(rows: Any, signature: Signature) -> tuple[Mapping[str, Any],
     check_names(first, signature)
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != first.keys():
-            raise RequestError(400, f'"instances": row {index} does not have the inputs of row 0: {", ".join(first)}')
+            raise RequestError(
+                400, f'"instances": row {index} does not have the inputs of row 0: {", ".join(first)}'
+            )
     columns = {spec.name: [row[spec.name] for row in rows] for spec in signature.inputs}
     for spec in signature.inputs:
         if spec.shape == ():
@@ -146,15 +152,16 @@ def _is_b64(value: Mapping[str, Any], signature: Signature) -> bool:
 
 def _only_input(signature: Signature) -> TensorSpec:
     if len(signature.inputs) != 1:
-        raise RequestError(400, f"expected an object with the inputs {describe_inputs(signature)}, got an array")
+        raise RequestError(
+            400, f"expected an object with the inputs {describe_inputs(signature)}, got an array"
+        )
     return signature.inputs[0]
 
 
 def to_array(value: Any, spec: TensorSpec, *, holds_text: bool = True) -> Array:
     """Turn nested lists into an array of the input's dtype; the shape is not looked at.
 
-    Args:
-        holds_text: whether there may be strings in `value`; false saves a walk over its elements.
+    `holds_text` says whether there may be strings in `value`; false saves a walk over its elements.
     """
     if spec.dtype in TEXT_DTYPES:
         return _strings(value, spec)
@@ -260,8 +267,10 @@ def _encode(outputs: RequestTensors, to_list: Callable[[str, Array], Any]) -> by
     if len(lists) == 1:
         predictions = next(iter(lists.values()))
     elif outputs.is_rows and _row_count(arrays) is not None:
-        predictions = [dict(zip(lists, row)) for row in zip(*lists.values())]
-    return _ENCODER.encode({"predictions": predictions}).encode("utf-8", "replace")  # a model's lone surrogates
+        predictions = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    return _ENCODER.encode({"predictions": predictions}).encode(
+        "utf-8", "replace"
+    )  # a model's lone surrogates
 
 
 def _row_count(arrays: Mapping[str, Array]) -> int | None:
@@ -278,7 +287,9 @@ def _as_list(name: str, array: Array) -> Any:
         texts = np.empty(len(items), dtype=object)
         texts[:] = items
         return texts.reshape(array.shape).tolist()
-    raise RequestError(406, f"output {name}: {array.dtype.name} cannot be written as JSON; accept tensor/npz instead")
+    raise RequestError(
+        406, f"output {name}: {array.dtype.name} cannot be written as JSON; accept tensor/npz instead"
+    )
 
 
 def _json_string(item: object, *, binary: bool) -> object:
@@ -300,4 +311,6 @@ def _json_string(item: object, *, binary: bool) -> object:
 def _as_finite_list(name: str, array: Array) -> Any:
     if array.dtype.kind != "f":
         return _as_list(name, array)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    finite = array.astype(object)
+    finite[~np.isfinite(array)] = None
+    return finite.tolist()

@@ -1,9 +1,10 @@
 """DJL's `tensor/ndlist`: arrays, each with an optional name, as big-endian records.
 
-int32 count; per array: string "NDAR", int32 version 3, byte has-name and the name, string "default", string dtype
-(numpy's name in upper case; Java writes BOOLEAN for bool), int32 rank and int64 sizes, int32 layout length and an
-int16 `?` each, byte order of the data, int32 byte length, data in C order. A string is an int16 length and UTF-8.
-Source: DJL Serving, `djl_python/np_util.py` and `NDSerializer.java`. A blob that starts with `PK` is an npz.
+int32 count; per array: string "NDAR", int32 version 3, byte has-name and the name, string "default", string
+dtype (numpy's name in upper case; Java writes BOOLEAN for bool), int32 rank and int64 sizes, int32 layout
+length and an int16 `?` each, byte order of the data, int32 byte length, data in C order. A string is an int16
+length and UTF-8. Source: DJL Serving's `djl_python/np_util.py` and DJL's `NDSerializer.java`. A blob that
+starts with `PK` is an npz.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from frame.worker.codecs.fitting import Array
 MAX_RANK = 32
 """numpy's own limit before 2.0."""
 _MIN_ARRAY_BYTES = 35
-"""Magic, version, flag, "default", a dtype of 4 letters, rank, layout, order and length of an empty scalar."""
+"""Magic, version, flag, "default", a dtype of 4 letters, rank, layout, order, length; no data."""
 _VERSION = 3
 _DTYPES = {
     name.upper(): np.dtype(name)
@@ -30,7 +32,7 @@ _DTYPES = {
     )
 }
 _DTYPES["BOOLEAN"] = np.dtype("bool")
-_ORDERS = {b"<": "<", b">": ">", b"=": "=", b"|": "="}
+_ORDERS: dict[bytes, Literal["<", ">", "="]] = {b"<": "<", b">": ">", b"=": "=", b"|": "="}
 
 
 def loads(data: Buffer) -> list[tuple[str | None, Array]]:
@@ -54,7 +56,7 @@ def loads(data: Buffer) -> list[tuple[str | None, Array]]:
     return arrays
 
 
-def dumps(arrays: Sequence[tuple[str | None, Array]]) -> bytes:
+def dumps(arrays: Sequence[tuple[str | None, Array]] | Sequence[tuple[str, Array]]) -> bytes:
     """Write a list of arrays; names are kept where they are not None.
 
     Raises:
@@ -70,7 +72,8 @@ def dumps(arrays: Sequence[tuple[str | None, Array]]) -> bytes:
             message = f"tensor/ndlist cannot hold an array of {array.nbytes} bytes"
             raise ValueError(message)
         flat = np.asarray(array, dtype=native, order="C").reshape(-1)
-        head = [_string("NDAR"), struct.pack(">i", _VERSION), b"\0" if name is None else b"\1" + _string(name)]
+        label = b"\0" if name is None else b"\1" + _string(name)
+        head = [_string("NDAR"), struct.pack(">i", _VERSION), label]
         head += [_string("default"), _string(array.dtype.name.upper())]
         head.append(struct.pack(f">i{array.ndim}q", array.ndim, *array.shape))
         head.append(struct.pack(">i", array.ndim) + b"\0?" * array.ndim)

@@ -21,12 +21,21 @@ MAX_RATIO = 20
 """A body of n bytes may unpack to FREE_BYTES + MAX_RATIO * n. Floats shrink by a factor of two or so."""
 _MAX_HEADER_BYTES = 10_000  # numpy's own limit since 1.24: the header is evaluated as a Python literal
 _MAGIC = b"\x93NUMPY\x01\x00"
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, IndexError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+)
 _PREFIX = 10  # magic, version and the header's length
 
 
 def loads(data: Buffer) -> list[tuple[str | None, Array]]:
-    """Read named arrays, read-only, in the archive's order; `arr_0`, `arr_1`, … of `np.savez(f, a, b)` have no name.
+    """Read arrays, read-only, in the archive's order; `arr_0`, `arr_1`, … of `np.savez(f, a)` have no name.
 
     Raises:
         RequestError: 400, says which member is wrong.
@@ -59,7 +68,8 @@ def dumps(arrays: Iterable[tuple[str, Array]]) -> bytes:
                     message = "tensor/npz cannot hold binary strings"
                     raise ValueError(message)
                 array = np.array(items, dtype=np.str_).reshape(array.shape)  # noqa: PLW2901
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=array.nbytes > 2**30) as member:
+            info = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(info, "w", force_zip64=array.nbytes > 2**30) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     return buffer.getvalue()
 
@@ -83,7 +93,9 @@ def _check_members(members: Sequence[zipfile.ZipInfo], packed_bytes: int) -> Non
         raise _malformed(f"{packed_bytes} bytes would unpack to {unpacked}")
     for info in members:
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _malformed(f"member {_name(info)[:100]} is encrypted or packed by another method than deflate")
+            raise _malformed(
+                f"member {_name(info)[:100]} is encrypted, or packed by another method than deflate"
+            )
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:

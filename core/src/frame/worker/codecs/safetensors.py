@@ -20,9 +20,9 @@ MAX_HEADER_BYTES = 1_000_000
 MAX_RANK = 32
 _PREFIX = 8
 _DTYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
-    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"},
-}
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 
 
@@ -78,7 +78,8 @@ def _malformed(what: str) -> RequestError:
 def _array(name: str, entry: Any, body: memoryview) -> Array:
     if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
         raise _malformed(f"array {name} has no dtype of {', '.join(_DTYPES)}")
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     if not _are_sizes(shape) or len(shape) > MAX_RANK or not _are_sizes(offsets) or len(offsets) != 2:  # noqa: PLR2004
         raise _malformed(f"array {name} has no valid shape and data_offsets")
     dtype = np.dtype(_DTYPES[entry["dtype"]])
@@ -86,7 +87,8 @@ def _array(name: str, entry: Any, body: memoryview) -> Array:
     # A zero among the sizes would hide the others from this product, and numpy counts in 64 bits.
     is_absurd = math.prod(size for size in shape if size) > 2**40
     if is_absurd or end > len(body) or end - begin != math.prod(shape) * dtype.itemsize:
-        raise _malformed(f"array {name}, {entry['dtype']} {shape}, is not the bytes {begin} to {end} of {len(body)}")
+        where = f"the bytes {begin} to {end} of {len(body)}"
+        raise _malformed(f"array {name}, {entry['dtype']} {shape}, cannot be {where}")
     return np.frombuffer(body[begin:end], dtype=dtype).reshape(shape)
 
 
