@@ -40,7 +40,7 @@ def test_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
 def test_other_encoding_is_refused_with_its_line(tmp_path):
     file = tmp_path / "f"
     file.write_bytes(b"a=1\nb=caf\xe9\n")
-    with pytest.raises(ConfigError, match="serving.properties:2: not UTF-8"):
+    with pytest.raises(ConfigError, match=r"serving\.properties:2: not UTF-8"):
         read_properties(file, "serving.properties")
 
 

@@ -113,27 +113,29 @@ def test_known_key_is_typed_and_knows_its_line(key):
     assert built.warnings == ()
 
 
+DEVICES = "valid: *, or cpu, gpu0, gpu0+gpu1, separated by ;"
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("batch_size=abc", "batch_size (serving.properties:1): 'abc' is not a whole number >= 1"),
-        ("batch_size=", "batch_size (serving.properties:1): '' is not a whole number >= 1"),
-        ("max_dynamic_batch_size=0", "max_dynamic_batch_size (serving.properties:1): '0' is not a whole number >= 1"),
-        ("gpu.minWorkers=-1", "gpu.minWorkers (serving.properties:1): '-1' is not a whole number >= 0"),
-        ("option.retry_on_crash=no", "option.retry_on_crash (serving.properties:1): 'no' is not true or false"),
-        ("option.predict_timeout=0", "option.predict_timeout (serving.properties:1): '0' is not a number >= 0.001"),
-        ("option.env=A", "option.env (serving.properties:1): 'A' is not NAME=value; valid: NAME=value,NAME2=value2"),
-        ("load_on_devices=nc0", "load_on_devices (serving.properties:1): 'nc0' in 'nc0' is not a device; "
-         "valid: *, or cpu, gpu0, gpu0+gpu1, separated by ;"),
-        ("option.intraOpNumThreads=0", "option.intraOpNumThreads (serving.properties:1): '0' is not a whole number >= 1"),
-        ("option.intra_op_threads=2", "option.intra_op_threads (serving.properties:1): unknown; "
-         "did you mean option.intra_op_num_threads?"),
-        ("option.batch_size=2", "option.batch_size (serving.properties:1): unknown; did you mean batch_size?"),
-        ("qqqqqq=2", "qqqqqq (serving.properties:1): unknown; no key is like it; docs/configuration.md lists them"),
+        ("batch_size=abc", "'abc' is not a whole number >= 1"),
+        ("batch_size=", "'' is not a whole number >= 1"),
+        ("max_dynamic_batch_size=0", "'0' is not a whole number >= 1"),
+        ("gpu.minWorkers=-1", "'-1' is not a whole number >= 0"),
+        ("option.retry_on_crash=no", "'no' is not true or false"),
+        ("option.predict_timeout=0", "'0' is not a number >= 0.001"),
+        ("option.env=A", "'A' is not NAME=value; valid: NAME=value,NAME2=value2"),
+        ("load_on_devices=nc0", f"'nc0' in 'nc0' is not a device; {DEVICES}"),
+        ("option.intraOpNumThreads=0", "'0' is not a whole number >= 1"),
+        ("option.intra_op_threads=2", "unknown; did you mean option.intra_op_num_threads?"),
+        ("option.batch_size=2", "unknown; did you mean batch_size?"),
+        ("qqqqqq=2", "unknown; no key is like it; docs/configuration.md lists them"),
     ],
-)  # fmt: skip
+)
 def test_wrong_setting_is_refused_with_its_place_and_what_is_valid(line, problem):
-    assert check(line).problems == (problem,)
+    key = line.partition("=")[0]
+    assert check(line).problems == (f"{key} (serving.properties:1): {problem}",)
     assert check(line).config is None
 
 
@@ -216,10 +218,9 @@ def test_unknown_option_of_an_open_engine_is_passed_on():
 def test_unknown_option_near_a_known_key_is_passed_on_with_a_warning():
     built = config("option.predict_timeuot=3", spec=PYTHON)
     assert built.properties == {"predict_timeuot": "3"}
-    assert built.warnings == (
-        "option.predict_timeuot (serving.properties:1): unknown, passed to the handler as it is; "
-        "did you mean option.predict_timeout?",
-    )
+    (warning,) = built.warnings
+    assert warning.startswith("option.predict_timeuot (serving.properties:1): unknown, passed to the handler")
+    assert warning.endswith("; did you mean option.predict_timeout?")
 
 
 def test_arguments_are_passed_on_as_strings():

@@ -19,7 +19,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class WrongOptions:
-    sizes: list[int] | None = option(None, "Not a type of an option.")
+    sizes: list[int] | None = option(None, "Not a type of an option.")  # noqa: RUF009
 
 
 def test_values_are_typed_by_their_fields():

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _TRUTH = {"true": True, "false": False}
 
 
@@ -58,7 +58,7 @@ def _converted(text: str, kind: type) -> str | int | float | bool | None:
     if kind is bool:
         return _TRUTH.get(text.lower())
     if kind is int:
-        return int(text) if _INTEGER.fullmatch(text) and len(text) < 20 else None  # noqa: PLR2004  # int64 digits
+        return int(text) if _INTEGER.fullmatch(text) else None
     try:
         number = float(text)
     except ValueError:

@@ -10,7 +10,6 @@ from frame.errors import StoreError
 from frame.store.urls import is_archive_name
 
 PROPERTIES_FILE = "serving.properties"
-_LEVELS = 2
 _LEFTOVERS = frozenset({"__MACOSX", "__pycache__", "lost+found"})
 
 
@@ -32,13 +31,21 @@ def list_store(store: Path) -> StoreListing:
     stray: list[Path] = []
     for path in _entries(store):
         if path.is_dir():
-            if _entries(path):
+            if not _is_empty(path):
                 models.append(path)
         elif is_archive_name(path.name):
             models.append(path)
         else:
             stray.append(path)
     return StoreListing(tuple(models), tuple(stray))
+
+
+def _is_empty(folder: Path) -> bool:
+    """Tell whether a folder has no entries; one that cannot be read is a model, to be refused by its name."""
+    try:
+        return not _entries(folder)
+    except StoreError:
+        return False
 
 
 def model_folder(folder: Path) -> Path:
@@ -50,7 +57,7 @@ def model_folder(folder: Path) -> Path:
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
 
 
-def list_files(folder: Path) -> tuple[FileEntry, ...]:
+def list_files(folder: Path, levels: int = 2) -> tuple[FileEntry, ...]:
     """Return the files of a folder and of its sub-folders, sorted by path, but for hidden ones."""
     found: list[FileEntry] = []
     pending = [(folder, "", 1)]
@@ -58,7 +65,7 @@ def list_files(folder: Path) -> tuple[FileEntry, ...]:
         current, prefix, level = pending.pop()
         for path in _entries(current):
             if path.is_dir():
-                if level < _LEVELS:
+                if level < levels:
                     pending.append((path, f"{prefix}{path.name}/", level + 1))
             elif path.is_file():
                 found.append(FileEntry(prefix + path.name, path.stat().st_size))

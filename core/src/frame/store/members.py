@@ -213,16 +213,7 @@ class _BoundedReads(io.RawIOBase):
         return self._stream.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_SET and offset > self._limit:
-            message = f"the archive claims to be larger than {self._limit} bytes"
-            raise StoreError(message)
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
         return self._stream.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True

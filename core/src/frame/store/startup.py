@@ -89,7 +89,7 @@ def _is_model(folder: Path, engines: Sequence[EngineSpec]) -> bool:
 
     DJL Serving takes every store with a stray file for one model; a README beside models is no reason to.
     """
-    top = tuple(entry for entry in list_files(folder) if "/" not in entry.path)
+    top = list_files(folder, levels=1)
     listing = FolderListing(name=folder.absolute().name, files=top, properties={})
     return any(entry.path == PROPERTIES_FILE for entry in top) or any(
         claim_of(spec, listing) is not None for spec in engines

@@ -1,0 +1,91 @@
+"""Entries of the startup list, names and schemes."""
+
+import pytest
+from frame.errors import StoreError
+from frame.store.urls import ModelUrl, local_path, model_name, parse_model_url, path_stem, split_model_list
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("mlp", (None, None, None, None, "mlp", {})),
+        ("mlp=/m/mlp", ("mlp", None, None, None, "/m/mlp", {})),
+        ("mlp:v1:PyTorch:0;1=file:/x", ("mlp", "v1", "PyTorch", "0;1", "file:/x", {})),
+        ("[mlp:v1]=x.zip", ("mlp", "v1", None, None, "x.zip", {})),
+        ("test::Python=file:///m.zip", ("test", None, "Python", None, "file:///m.zip", {})),
+        ("m.zip?topK=1&width=8", (None, None, None, None, "m.zip", {"topK": "1", "width": "8"})),
+        ("m=m.zip?topK=", ("m", None, None, None, "m.zip", {"topK": ""})),
+        ("/data/a=b/model", (None, None, None, None, "/data/a=b/model", {})),
+        ("file:///m.zip?a=b", (None, None, None, None, "file:///m.zip", {"a": "b"})),
+    ],
+)
+def test_entry_is_read(text, fields):
+    names = ("name", "version", "engine", "devices", "location", "arguments")
+    assert parse_model_url(text) == ModelUrl(text=text, **dict(zip(names, fields, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a b=x", "'a b' is no name"),
+        ("a:v 1=x", "'v 1' is no version"),
+        ("a:b:c:d:e=x", "more than name:version:engine:devices"),
+        ("a=", "no path or URL; write NAME=PATH"),
+        ("", "no path or URL"),
+        ("?a=b", "no path or URL"),
+    ],
+)
+def test_malformed_entry_says_what_is_wrong(text, message):
+    with pytest.raises(StoreError, match=message):
+        parse_model_url(text)
+
+
+def test_list_is_split_at_commas_and_white_space():
+    assert split_model_list(" a=x, b=y\n c ,") == ["a=x", "b=y", "c"]
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("models/a", "models/a"),
+        ("/models/a", "/models/a"),
+        ("file:/models/a", "/models/a"),
+        ("file:///models/a%20b", "/models/a b"),
+        ("file://localhost/models/a", "/models/a"),
+        ("FILE:///m", "/m"),
+        ("a:b", "a:b"),
+    ],
+)
+def test_local_locations_are_paths(location, path):
+    assert local_path(location) == path
+
+
+@pytest.mark.parametrize(
+    "location", ["https://h/m.zip", "s3://bucket/m", "djl://ai/x", "gs://b/m", "hdfs://h/m", "jar:file:/m!/x"]
+)
+def test_remote_schemes_are_refused_with_what_to_do(location):
+    with pytest.raises(StoreError, match=r"is not supported yet; copy the model to this machine"):
+        local_path(location)
+
+
+@pytest.mark.parametrize("location", ["/m/workflow.json", "file:/m/my-workflow.yml", "workflow.yaml"])
+def test_workflows_are_refused(location):
+    with pytest.raises(StoreError, match="workflows are not supported yet"):
+        local_path(location)
+
+
+@pytest.mark.parametrize(
+    ("path", "stem", "name"),
+    [
+        ("/m/mlp.tar.gz", "mlp", "mlp"),
+        ("/m/mlp.TGZ", "mlp", "mlp"),
+        ("/m/gpt-j.v2.zip", "gpt-j.v2", "gpt_j_v2"),
+        ("/m/net.mar/", "net", "net"),
+        ("/m/net.onnx", "net.onnx", "net_onnx"),
+        ("_hidden", "_hidden", "_hidden"),
+        ("/m/modèle", "modèle", "mod_le"),
+        ("/", "", "model"),
+    ],
+)
+def test_names_come_from_the_last_segment(path, stem, name):
+    assert (path_stem(path), model_name(path)) == (stem, name)
