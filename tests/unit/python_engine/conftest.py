@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from frame.api import EngineContext, Model, ModelSpec, Part, Properties, Request, Response, ResponseStream
 from frame_python.engine import PythonEngine
 from frame_python.options import PythonOptions

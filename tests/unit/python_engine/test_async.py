@@ -1,4 +1,4 @@
-"""Asynchronous handlers: overlapping calls, chunks in DJL's encoding, streams that end when their reader does."""
+"""Asynchronous handlers: overlapping calls, chunks in DJL's encoding, streams that end with their reader."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import threading
 
 import pytest
-
 from djl_python.binary_map import decode_map, encode_map
 from frame.api import RequestError, ResponseStream
 
@@ -56,7 +55,9 @@ def test_calls_from_several_threads_overlap(load, ask, body_of):
     )
     model = load(source, slots=2)
     found: list[bytes] = []
-    threads = [threading.Thread(target=lambda: found.append(body_of(model.predict([ask()])[0]))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(body_of(model.predict([ask()])[0]))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -115,7 +116,9 @@ def test_streams_of_a_batch_advance_side_by_side(load, ask):
         "yield create_stream_chunk_output('second', True)"
     )
     one, two = load(source).predict([ask(), ask()])
-    chunks = [list(map(bytes, stream.chunks)) for stream in (one, two)]  # the first is read to its end, then the second
+    chunks = [
+        list(map(bytes, stream.chunks)) for stream in (one, two)
+    ]  # the first is read to its end, then the second
     assert chunks == [[b"first\n", b"second\n"]] * 2
     one.close()
     two.close()
@@ -130,7 +133,9 @@ def test_an_error_chunk_first_sets_the_status_and_later_ends_the_stream(load, as
     first = streaming("yield create_stream_chunk_output('', True, 'no', 400)")
     [answer] = load(first).predict([ask()])
     assert (answer.status, json_of(answer)) == (400, {"error": "no", "code": 400})
-    later = streaming("yield create_stream_chunk_output('a', False)\nyield create_stream_chunk_output('', True, 'no', 400)")
+    later = streaming(
+        "yield create_stream_chunk_output('a', False)\nyield create_stream_chunk_output('', True, 'no', 400)"
+    )
     chunks = read_stream(load(later).predict([ask()])[0])
     assert chunks[0] == b"a\n"
     assert json.loads(chunks[1]) == {"error": "no", "code": 400}
@@ -155,7 +160,8 @@ def test_an_empty_stream_is_204(load, ask):
 
 def test_closing_a_stream_ends_the_generator(load, ask, body_of):
     source = "ended = []\n" + handler(
-        "async def chunks():\n    try:\n        while True:\n            yield create_stream_chunk_output('x', False)\n"
+        "async def chunks():\n    try:\n        while True:\n"
+        "            yield create_stream_chunk_output('x', False)\n"
         "    finally:\n        ended.append('yes')\n"
         "return chunks()"
     )
@@ -170,7 +176,8 @@ def test_closing_a_stream_ends_the_generator(load, ask, body_of):
 
 def test_closing_the_model_ends_what_runs(load, ask, tmp_path):
     source = handler(
-        "async def chunks():\n    try:\n        while True:\n            yield create_stream_chunk_output('x', False)\n"
+        "async def chunks():\n    try:\n        while True:\n"
+        "            yield create_stream_chunk_output('x', False)\n"
         f"    finally:\n        open({str(tmp_path / 'ended')!r}, 'w').close()\n"
         "return chunks()"
     )
@@ -211,5 +218,13 @@ def test_binary_maps_come_back_and_other_bytes_are_none():
     values = {"data": "é\n", "last": True, "code": 7}
     encoded = encode_map(values)
     assert decode_map(encoded) == {"data": "é\n", "last": "True", "code": "7"}
-    for wrong in (b"", b"\0", b"text", encoded[:-1], encoded + b"x", b"\0\1\xff\xff\xff\xff", b"\0\1\0\0\0\1\xff\0\0\0\0"):
+    for wrong in (
+        b"",
+        b"\0",
+        b"text",
+        encoded[:-1],
+        encoded + b"x",
+        b"\0\1\xff\xff\xff\xff",
+        b"\0\1\0\0\0\1\xff\0\0\0\0",
+    ):
         assert decode_map(wrong) is None

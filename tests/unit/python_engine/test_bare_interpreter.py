@@ -17,7 +17,9 @@ from frame.api import EngineContext, ModelSpec, Part, Properties, Request
 from frame_python.engine import PythonEngine
 from frame_python.options import PythonOptions
 
-spec = ModelSpec(name="m", version=None, path=sys.argv[1], model_file=None, options=PythonOptions(), properties={})
+spec = ModelSpec(
+    name="m", version=None, path=sys.argv[1], model_file=None, options=PythonOptions(), properties={}
+)
 model = PythonEngine(EngineContext(devices=("cpu",))).load(spec)
 request = Request(id="1", properties=Properties({}), parts=(Part("data", memoryview(b'{"a": 1}')),))
 one, two = model.predict([request, request])
@@ -43,6 +45,13 @@ def test_a_json_handler_needs_nothing_installed(tmp_path):
         shutil.copytree(source, packages / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     model.mkdir()
     (model / "model.py").write_text(HANDLER)
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(packages)!r})\n{PROGRAM}", str(model)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.append({str(packages)!r})\n{PROGRAM}",
+        str(model),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (0, "2 False\n"), done.stderr

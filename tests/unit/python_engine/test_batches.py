@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from frame.api import RequestError, Response, ResponseStream
 
 HEAD = "from djl_python import Input, Output\n"
@@ -78,7 +77,9 @@ def test_a_batch_of_one_is_not_prefixed(load, ask, json_of):
 
 
 def test_a_client_cannot_pretend_to_be_a_batch(load, ask, json_of):
-    model = load(handler("return Output().add([inputs.is_batch(), inputs.get_property('model_dir') == '/etc'])"))
+    model = load(
+        handler("return Output().add([inputs.is_batch(), inputs.get_property('model_dir') == '/etc'])")
+    )
     request = ask(headers={"Batch_Size": "900", "MODEL_DIR": "/etc"})
     assert json_of(model.predict([request])[0]) == [False, False]
 
@@ -111,12 +112,16 @@ def test_an_error_output_answers_every_request(load, ask, json_of):
 
 
 def test_headers_and_status_are_shared_by_the_batch(load, ask):
-    model = load(handler("return Output(202).add_property('X-A', 'b').add('1', batch_index=0).add('2', batch_index=1)"))
+    model = load(
+        handler("return Output(202).add_property('X-A', 'b').add('1', batch_index=0).add('2', batch_index=1)")
+    )
     answers = model.predict([ask(), ask()])
     assert [(answer.status, dict(answer.properties)) for answer in answers] == [(202, {"X-A": "b"})] * 2
 
 
-@pytest.mark.parametrize(("result", "status"), [("return None", 204), ("return 5", 424), ("raise MemoryError", 507)])
+@pytest.mark.parametrize(
+    ("result", "status"), [("return None", 204), ("return 5", 424), ("raise MemoryError", 507)]
+)
 def test_what_is_no_output_answers_every_request(load, ask, result, status):
     answers = load(handler(result)).predict([ask(), ask()])
     assert [answer.status for answer in answers] == [status] * 2

@@ -1,4 +1,4 @@
-"""Folders without a handler of their own: scikit-learn files, SageMaker's functions, decorators, TorchServe archives."""
+"""Folders without a handler of their own: scikit-learn, SageMaker's functions, decorators, TorchServe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pickle
 import sys
 
 import pytest
-
 from frame.api import RequestError
 
 JSON = {"Content-Type": "application/json"}
@@ -71,7 +70,8 @@ def test_formatters_of_a_handlers_own_file_reach_its_first_call(load, ask, body_
     source = (
         "from djl_python import Output\nfrom djl_python.input_parser import input_formatter\nfound = []\n"
         "@input_formatter\ndef read(inputs):\n    return 'read by the formatter'\n"
-        "def handle(inputs):\n    if inputs.is_empty():\n        found.append(inputs.get_property('input_formatter'))\n"
+        "def handle(inputs):\n    if inputs.is_empty():\n"
+        "        found.append(inputs.get_property('input_formatter'))\n"
         "        return None\n    return Output().add(found[0](inputs))\n"
     )
     assert body_of(load(source).predict([ask()])[0]) == b"read by the formatter"
@@ -174,7 +174,8 @@ class Handler:
 
     def handle(self, data, context):
         context.set_response_status(201, "Made", 0)
-        return [{"name": self.name, "body": row["body"], "id": context.get_request_id(i)} for i, row in enumerate(data)]
+        ids = [context.get_request_id(i) for i in range(len(data))]
+        return [{"name": self.name, "body": row["body"], "id": id} for row, id in zip(data, ids)]
 """
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from frame.api import EngineSpec, FileEntry, FolderListing
 from frame.contract.options import parse_options
 from frame_python.plugin import frame_engines
@@ -61,5 +60,7 @@ def test_the_plugin_and_djl_python_are_imported_without_numpy():
         "import djl_python.encode_decode, djl_python.async_utils, djl_python.sklearn_handler\n"
         "print(len(frame_python.plugin.frame_engines()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

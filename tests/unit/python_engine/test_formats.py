@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-
 from djl_python import Input, Output
 from djl_python.encode_decode import decode, encode
 from djl_python.np_util import from_nd_list, to_nd_list
@@ -70,7 +69,9 @@ def test_csv_answers_are_written():
     assert output.get_property("Content-Type") == "text/csv"
 
 
-@pytest.mark.parametrize(("accept", "kind"), [("tensor/npz", "tensor/npz"), ("tensor/ndlist", "tensor/ndlist")])
+@pytest.mark.parametrize(
+    ("accept", "kind"), [("tensor/npz", "tensor/npz"), ("tensor/ndlist", "tensor/ndlist")]
+)
 def test_array_answers_are_written(accept, kind):
     output = Output()
     encode(output, [np.arange(2)], accept)

@@ -7,11 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from djl_python import Input, Output, PairList
 from djl_python.np_util import from_nd_list, to_nd_list, to_npz
 from frame.api import RequestError
+from PIL import Image
 
 
 def made(content_type: str | None = None, **entries: bytes) -> Input:

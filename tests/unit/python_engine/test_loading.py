@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from frame.api import EngineContext, ModelSpec, RequestError
 from frame_python.engine import PythonEngine
 from frame_python.entry_point import EntryPoint, resolve_entry_point
@@ -35,7 +34,11 @@ def test_entry_points_are_looked_for_in_djls_order():
 
 @pytest.mark.parametrize(
     ("declared", "said"),
-    [("https://h/x.py", "not downloaded"), ("djl_python.huggingface", "language model"), ("djl_python.lmi_vllm.x", "model")],
+    [
+        ("https://h/x.py", "not downloaded"),
+        ("djl_python.huggingface", "language model"),
+        ("djl_python.lmi_vllm.x", "model"),
+    ],
 )
 def test_entry_points_of_others_are_refused_with_a_remedy(declared, said):
     with pytest.raises(ValueError, match=said):
@@ -44,7 +47,8 @@ def test_entry_points_of_others_are_refused_with_a_remedy(declared, said):
 
 def test_the_first_call_is_empty_and_carries_options_and_the_servers_properties(load, ask, json_of):
     source = (
-        HEAD + "first = {}\ndef handle(inputs):\n    if inputs.is_empty():\n        first.update(inputs.get_properties())\n"
+        HEAD + "first = {}\ndef handle(inputs):\n    if inputs.is_empty():\n"
+        "        first.update(inputs.get_properties())\n"
         "        return None\n    return Output().add(first)\n"
     )
     properties = {"colour": "red", "tensor_parallel_degree": "max"}
@@ -72,8 +76,8 @@ def test_requests_carry_their_headers_and_the_servers_properties(load, ask, json
 def test_the_model_folder_is_current_and_importable_until_the_model_is_closed(load, ask, body_of):
     before = Path.cwd()
     source = (
-        "from pathlib import Path\nimport beside\n" + HEAD
-        + "text = Path('data.txt').read_text()\ndef handle(inputs):\n    return Output().add(text + beside.more)\n"
+        "from pathlib import Path\nimport beside\n" + HEAD + "text = Path('data.txt').read_text()\n"
+        "def handle(inputs):\n    return Output().add(text + beside.more)\n"
     )
     model = load(source, files={"data.txt": "from file, ", "beside.py": "more = 'from module'\n"})
     assert body_of(model.predict([ask()])[0]) == b"from file, from module"
@@ -89,7 +93,8 @@ def test_the_module_is_executed_once(load, tmp_path, ask, json_of):
     source = (
         "from pathlib import Path\nlog = Path('../runs.txt')\n"
         "log.write_text((log.read_text() if log.exists() else '') + 'run ')\n"
-        "from djl_python.input_parser import input_formatter\n@input_formatter\ndef read(x):\n    return x\n" + NAMED
+        "from djl_python.input_parser import input_formatter\n@input_formatter\ndef read(x):\n    return x\n"
+        + NAMED
     )
     load(source)
     assert (tmp_path / "runs.txt").read_text() == "run "
@@ -151,7 +156,11 @@ def test_a_missing_package_is_reported_by_its_own_name(load):
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        ("return Output().error('no weights')", 500, "Failed to initialize model: invoke handler failure: .*no weights"),
+        (
+            "return Output().error('no weights')",
+            500,
+            "Failed to initialize model: invoke handler failure: .*no weights",
+        ),
         ("return Output(507, 'full')", 507, "OOM"),
         ("raise MemoryError('full')", 507, "OOM: full"),
         ("raise ValueError('no weights')", 500, "Failed to initialize model: ValueError: no weights"),
@@ -175,7 +184,9 @@ def test_a_first_call_may_answer_anything_good(load, body):
 def test_environment_variables_of_djl_are_read(load, ask, body_of, monkeypatch):
     monkeypatch.setenv("DJL_ENTRY_POINT", "serve.py")
     monkeypatch.setenv("TENSOR_PARALLEL_DEGREE", "4")
-    source = HEAD + "def handle(inputs):\n    return Output().add(inputs.get_property('Tensor_Parallel_Degree'))\n"
+    source = (
+        HEAD + "def handle(inputs):\n    return Output().add(inputs.get_property('Tensor_Parallel_Degree'))\n"
+    )
     assert body_of(load(files={"serve.py": source}).predict([ask()])[0]) == b"4"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from frame.api import RequestError, Response, ResponseStream
 
 HEAD = "from djl_python import Input, Output\n"
@@ -18,7 +17,9 @@ def handler(body: str) -> str:
 
 
 def test_an_output_is_sent_as_it_is(load, ask):
-    model = load(handler('return Output(201, "Made").add_property("X-A", 1).add("text").add(b"more", key="k")'))
+    model = load(
+        handler('return Output(201, "Made").add_property("X-A", 1).add("text").add(b"more", key="k")')
+    )
     [answer] = model.predict([ask()])
     assert isinstance(answer, Response)
     assert (answer.status, answer.message, dict(answer.properties)) == (201, "Made", {"X-A": "1"})
@@ -63,13 +64,17 @@ def test_out_of_memory_is_507_with_an_empty_body(load, ask, raising):
 
 
 def test_an_error_of_the_contract_passes_through_unchanged(load, ask):
-    source = "from frame.api import RequestError\n" + handler("raise RequestError(422, 'colour: expected a name')")
+    source = "from frame.api import RequestError\n" + handler(
+        "raise RequestError(422, 'colour: expected a name')"
+    )
     [answer] = load(source).predict([ask()])
     assert (answer.status, answer.message) == (422, "colour: expected a name")
 
 
 def test_output_error_replaces_what_was_added(load, ask, json_of):
-    [answer] = load(handler('return Output().add("half").error("bad colour", 400, "bad input")')).predict([ask()])
+    [answer] = load(handler('return Output().add("half").error("bad colour", 400, "bad input")')).predict(
+        [ask()]
+    )
     assert answer.status == 400
     assert json_of(answer) == {"code": 400, "message": "bad input", "error": "bad colour"}
 
@@ -94,7 +99,9 @@ def test_nan_is_refused_in_json(load, ask):
 
 
 def test_a_stream_is_sent_item_by_item(load, ask, read_stream):
-    model = load(handler("return Output().add_property('X-A', 'b').add_stream_content(str(i) for i in range(3))"))
+    model = load(
+        handler("return Output().add_property('X-A', 'b').add_stream_content(str(i) for i in range(3))")
+    )
     [answer] = model.predict([ask()])
     assert isinstance(answer, ResponseStream)
     assert answer.head.properties == {"X-A": "b"}
@@ -135,7 +142,8 @@ def test_an_exception_in_a_stream_is_raised_as_the_handlers_failure(load, ask):
 
 def test_closing_a_stream_ends_its_generator(load, ask, body_of):
     source = "ended = []\n" + handler(
-        "def items():\n    try:\n        yield 'a'\n        yield 'b'\n    finally:\n        ended.append('yes')\n"
+        "def items():\n    try:\n        yield 'a'\n        yield 'b'\n"
+        "    finally:\n        ended.append('yes')\n"
         "return Output().add_stream_content(items(), None)"
     )
     source += "def state(inputs):\n    return Output().add(','.join(ended))\n"
@@ -148,7 +156,10 @@ def test_closing_a_stream_ends_its_generator(load, ask, body_of):
 
 FINALIZING = (
     "log = []\n"
-    + handler("return Output().add('x', key='k').add('body', key='data').finalize(log.append, 1).finalize(log.append, 2)")
+    + handler(
+        "output = Output().add('x', key='k').add('body', key='data')\n"
+        "return output.finalize(log.append, 1).finalize(log.append, 2)"
+    )
     + "def state(inputs):\n    return Output().add(str(log))\n"
 )
 

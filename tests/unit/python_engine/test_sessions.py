@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-
 from djl_python import SessionManager
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
@@ -46,7 +45,9 @@ def test_unknown_sessions_are_not_found(properties, session_id):
         SessionManager(properties).get_session(session_id)
 
 
-@pytest.mark.parametrize(("session_id", "said"), [(None, "invalid"), ("../etc", "invalid"), (UNKNOWN, "not found")])
+@pytest.mark.parametrize(
+    ("session_id", "said"), [(None, "invalid"), ("../etc", "invalid"), (UNKNOWN, "not found")]
+)
 def test_only_sessions_can_be_closed(properties, session_id, said):
     with pytest.raises(ValueError, match=said):
         SessionManager(properties).close_session(session_id)

@@ -40,8 +40,8 @@ async def handle_streaming_response(
 ) -> AsyncIterator[Output]:
     """Turn an asynchronous iterator into chunks of an answer.
 
-    `stream_output_formatter` is called with an item (and `history=` when chunks are accumulated); it returns text
-    and whether it is the last (and the new history).
+    `stream_output_formatter` is called with an item (and `history=` when chunks are accumulated); it returns
+    text and whether it is the last (and the new history).
     """
     history: list[Any] = []
     async for chunk in response:
@@ -50,7 +50,7 @@ async def handle_streaming_response(
                 data, is_last, history = stream_output_formatter(chunk, history=history, **kwargs)
             else:
                 data, is_last = stream_output_formatter(chunk, **kwargs)
-        except Exception as error:  # fault line: around the handler's formatter
+        except Exception as error:  # noqa: BLE001  # fault line: around the handler's formatter
             _log.exception("stream_output_formatter_failed")
             yield create_stream_chunk_output("", True, error=str(error), code=424)
             return

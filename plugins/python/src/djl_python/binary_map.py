@@ -42,4 +42,4 @@ def decode_map(data: bytes | bytearray) -> dict[str, str] | None:
         except UnicodeDecodeError:
             return None
         position += length
-    return dict(zip(texts[::2], texts[1::2])) if count > 0 and position == len(data) else None  # noqa: B905  # even
+    return dict(zip(texts[::2], texts[1::2], strict=True)) if count > 0 and position == len(data) else None

@@ -18,7 +18,6 @@ def from_nd_list(encoded: bytes | bytearray | memoryview) -> list[Any]:
     if bytes(encoded[:2]) == b"PK":
         return from_npz(encoded)
     import numpy as np
-
     from frame.worker.codecs import ndlist
 
     return [np.array(array) for _, array in ndlist.loads(encoded)]
@@ -38,14 +37,13 @@ def from_npz(encoded: bytes | bytearray | memoryview) -> list[Any]:
         RequestError: 400, the blob is malformed, too large, or holds pickled objects.
     """
     import numpy as np
-
     from frame.worker.codecs import npz
 
     return [np.array(array) for _, array in npz.loads(encoded)]
 
 
 def to_npz(arrays: Any) -> bytes:
-    """Return an array, or a list or tuple of them, as an npz blob with numpy's names (`arr_0`, …) for arrays."""
+    """Return an array, or a list or tuple of them, as an npz blob with numpy's names, `arr_0` and on."""
     from frame.worker.codecs import npz
 
     return npz.dumps([(f"arr_{index}", array) for index, array in enumerate(_as_arrays(arrays))])

@@ -45,8 +45,8 @@ def default_stream_formatter(item: Any) -> bytes:
 class Output:
     """An answer. Methods that add return the object itself, so that calls can be chained.
 
-    To answer a batch, either add one entry per request with its `batch_index`, or (Frame's extension) return a
-    list with one `Output`, exception or None per request: each may then have its own status, headers or stream.
+    To answer a batch, either add one entry per request with its `batch_index`, or (Frame's extension) return
+    a list with one `Output`, exception or None per request: each then has its own status, headers or stream.
     """
 
     def __init__(self, code: int = 200, message: str = "OK") -> None:

@@ -78,7 +78,7 @@ class PairList:
         return len(self.keys)
 
     def __iter__(self) -> Iterator[tuple[str | None, Any]]:
-        return iter(list(zip(self.keys, self.values)))  # noqa: B905  # equal by construction
+        return iter(list(zip(self.keys, self.values, strict=True)))
 
     def __repr__(self) -> str:
         return f"PairList({list(self)!r})"

@@ -1,4 +1,4 @@
-"""Turn what a handler returned or raised into answers, by DJL Serving's rules for one request and for a batch."""
+"""Turn what a handler returned or raised into answers, by DJL Serving's rules for one and for many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def failure(error: Exception) -> RequestError:
-    """Return the answer to a request whose handler raised: 507 without a body for memory, else 424 with DJL's JSON."""
+    """Return the answer to a request whose handler raised: 507 for memory, without a body, else 424."""
     if isinstance(error, RequestError):
         return error
     if is_out_of_memory(error):
@@ -62,8 +62,8 @@ def answer_one(result: object) -> Answer:
 def answer_batch(result: object, size: int) -> list[Answer]:
     """Return the answers to a batch of `size` requests, in order.
 
-    `result` is one `Output` with exactly one entry `batch_<i>.<key>` per request, or a list with one element per
-    request, each as `answer_one` takes it. An `Output` with a code from 300 answers every request.
+    `result` is one `Output` with exactly one entry `batch_<i>.<key>` per request, or a list with one element
+    per request, each as `answer_one` takes it. An `Output` with a code from 300 answers every request.
     """
     if isinstance(result, (list, tuple)):
         if len(result) != size:
@@ -143,7 +143,7 @@ def run_finalizers(finalizers: Sequence[Callable[[], object]]) -> None:
     for finalizer in finalizers:
         try:
             finalizer()
-        except Exception:  # fault line: around a handler's code
+        except Exception:  # noqa: BLE001, PERF203  # fault line: around a handler's code
             _log.exception("finalizer_failed")
 
 
@@ -168,7 +168,7 @@ def _body(response: Response) -> bytes:
 def _share_finalizers(
     responses: Sequence[Response], finalizers: Sequence[Callable[[], object]]
 ) -> list[Answer]:
-    """Return the answers of a batch whose one output has finalizers: they run when the last answer was sent."""
+    """Return the answers of a batch; its one output's finalizers run when the last answer was sent."""
     if not finalizers:
         return list(responses)
     open_answers = len(responses)

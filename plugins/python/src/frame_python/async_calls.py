@@ -1,7 +1,8 @@
-"""Run an asynchronous handler: requests overlap on one asyncio loop, and streams are pumped while others are read.
+"""Run an asynchronous handler: requests overlap on one asyncio loop, and so do their streams.
 
-The loop runs in a thread of its own; slot threads wait for it. A stream's pump fills a small queue, so that the streams
-of a batch make progress side by side although the worker reads them in turn; a full queue holds the handler back.
+The loop runs in a thread of its own; slot threads wait for it. A stream's pump fills a small queue, so that
+the streams of a batch make progress side by side although the worker reads them in turn; a full queue holds
+the handler back.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class AsyncLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine on the loop and wait for its result. Callable from any thread but the loop's own."""
+        """Run a coroutine on the loop and wait for its result. Not to be called in the loop's thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def close(self) -> None:
@@ -82,7 +83,7 @@ async def _answer(loop: AsyncLoop, handler: Handler, request: Request) -> Answer
         return answer_one(result) if chunk is None else _whole(cast("Output", result), chunk)
     except RequestError as error:
         return error
-    except Exception as error:  # fault line: around a handler's code
+    except Exception as error:  # noqa: BLE001  # fault line: around a handler's code
         _log.exception("handler_failed function=%s", name)
         return failure(error)
 
@@ -187,7 +188,7 @@ class _Pump:
                 if is_last:
                     break
             await self._queue.put(None)
-        except Exception as error:  # fault line: around a handler's generator
+        except Exception as error:  # noqa: BLE001  # fault line: around a handler's generator
             _log.exception("handler_stream_failed")
             await self._queue.put(failure(error))
         finally:

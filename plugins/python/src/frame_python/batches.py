@@ -1,4 +1,4 @@
-"""Build the `Input` of a call: one request as it is, several with the prefix `batch_NNN.`, or the empty first one."""
+"""Build the `Input` of a call: one request, several with the prefix `batch_NNN.`, or none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _SERVER_SET = frozenset({"batch_size"})
 def build_input(requests: Sequence[Request], additions: Mapping[str, Any], function_name: str) -> Input:
     """Return the input of one call.
 
-    Args:
-        additions: properties the server sets (`model_dir`, `device_id`, …); they win over a client's headers.
+    `additions` are properties that the server sets (`model_dir`, …); they win over a client's headers.
     """
     inputs = Input()
     inputs.function_name = function_name

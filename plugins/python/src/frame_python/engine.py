@@ -24,8 +24,9 @@ _log = logging.getLogger(__name__)
 class PythonModel(Model):
     """A loaded handler.
 
-    A synchronous handler takes one call at a time, in the thread that loaded it, as in DJL Serving: grad mode, the
-    current CUDA device and database connections belong to a thread. An asynchronous one takes several.
+    A synchronous handler takes one call at a time, in the thread that loaded it, as in DJL Serving: the grad
+    mode, the current CUDA device and database connections belong to a thread. An asynchronous one takes
+    several.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class PythonModel(Model):
         self._loop = loop
 
     def predict(self, batch: Sequence[Request]) -> Sequence[Answer]:
-        """Answer a batch by one call of the handler, or, when it is asynchronous, by one call for each request."""
+        """Answer a batch by one call, or, when the handler is asynchronous, by one for each request."""
         if self._loop is not None:
             return answer_async(self._loop, self._handler, batch)
         return answer_requests(self._handler, batch)
@@ -57,7 +58,7 @@ class PythonEngine(Engine):
 
         Raises:
             ValueError: there is no entry point or no function to call.
-            RequestError: the first call failed; 507 when memory ran out. Other exceptions come from the handler's code.
+            RequestError: the first call failed; 507 for memory. What importing raises passes through.
         """
         options: PythonOptions = spec.options
         folder = ModelFolder(spec.path)
@@ -93,7 +94,7 @@ def _make_first_call(handler: Handler, properties: dict[str, Any], loop: AsyncLo
 
 
 def _check_first_answer(result: object) -> None:
-    """Refuse the model when its first call answered with an error. A list answers nobody here: it is ignored."""
+    """Refuse the model when its first call answered with an error. A list answers nobody: ignored."""
     if isinstance(result, (list, tuple)):
         return
     if isinstance(result, Output):

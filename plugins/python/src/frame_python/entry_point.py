@@ -23,8 +23,8 @@ class EntryPoint:
     """What to run.
 
     Attributes:
-        kind: `file` (relative to the model folder, or absolute), `module` (a dotted name), or `torchserve` (the
-            folder has a MAR-INF).
+        kind: `file` (relative to the model folder, or absolute), `module` (a dotted name), or `torchserve`
+            (the folder has a MAR-INF).
         target: the file or module; `MAR-INF/MANIFEST.json` for torchserve.
     """
 
@@ -35,11 +35,12 @@ class EntryPoint:
 def resolve_entry_point(
     *, name: str, declared: str | None, environ: Mapping[str, str], files: Sequence[str]
 ) -> EntryPoint:
-    """Return the entry point, in DJL Serving's order: declared, DJL_ENTRY_POINT, MAR-INF, handler file, weights.
+    """Return the entry point: declared, DJL_ENTRY_POINT, MAR-INF, handler file or weights, in this order.
 
     Args:
         name: the model's name (`option.modelName` or the folder's): `<name>.py` comes before `model.py`.
         declared: `option.entryPoint`.
+        environ: environment variables.
         files: paths in the folder, two levels deep.
 
     Raises:
@@ -55,16 +56,12 @@ def resolve_entry_point(
             return EntryPoint("file", candidate)
     if any("/" not in path and path.endswith(PICKLE_SUFFIXES) for path in files):
         return EntryPoint("module", SKLEARN_HANDLER)
-    raise ValueError(
-        "no entry point: add a model.py with `def handle(inputs)`, or set option.entryPoint to a file or module"
-    )
+    raise ValueError("no entry point: add a model.py with `def handle(inputs)`, or set option.entryPoint")
 
 
 def _resolve_declared(wanted: str) -> EntryPoint:
     if "://" in wanted:
-        raise ValueError(
-            f"option.entryPoint={wanted}: entry points are not downloaded; put the file into the folder"
-        )
+        raise ValueError(f"option.entryPoint={wanted}: not downloaded; put the file into the folder")
     if wanted.startswith(_LLM_HANDLERS):
         raise ValueError(
             f"option.entryPoint={wanted}: the built-in language model handlers are not part of this engine; "

@@ -25,7 +25,7 @@ class Handler:
     """A loaded entry point.
 
     Attributes:
-        module: where functions are looked up; None when the entry point is no module of functions (TorchServe).
+        module: where functions are looked up; None when there is no such module (TorchServe).
         function: the default function.
         function_name: `option.handler`.
         additions: properties that the server adds to each call.
@@ -66,7 +66,7 @@ def answer_requests(handler: Handler, requests: Sequence[Request]) -> list[Answe
         groups = [[index] for index in indexes] if handler.reset else [indexes]
         for group in groups:
             given = _call(handler, name, [requests[index] for index in group])
-            for index, answer in zip(group, given):  # noqa: B905  # as many as asked for, see answer_batch
+            for index, answer in zip(group, given, strict=True):
                 answers[index] = answer
     return [answer for answer in answers if answer is not None]
 
@@ -88,6 +88,6 @@ def _call(handler: Handler, name: str, requests: Sequence[Request]) -> list[Answ
         return answer_batch(function(build_input(requests, handler.additions, name)), len(requests))
     except RequestError as error:
         return [error] * len(requests)
-    except Exception as error:  # fault line: around a handler's code
+    except Exception as error:  # noqa: BLE001  # fault line: around a handler's code
         _log.exception("handler_failed function=%s requests=%d", name, len(requests))
         return [failure(error)] * len(requests)

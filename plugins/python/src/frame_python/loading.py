@@ -25,7 +25,7 @@ from frame_python.options import PythonOptions
 
 
 def load_handler(spec: ModelSpec, context: EngineContext) -> Handler:
-    """Import the entry point of `spec` and return its handler. The folder is the current directory and importable.
+    """Import the entry point of `spec` and return its handler. The folder must be the current directory.
 
     Raises:
         ValueError: no entry point, or no function to call in it. Whatever its code raises passes through.
@@ -63,7 +63,7 @@ def load_handler(spec: ModelSpec, context: EngineContext) -> Handler:
 
 
 def server_properties(spec: ModelSpec, context: EngineContext) -> dict[str, Any]:
-    """Return the properties that every call of the handler carries, as DJL Serving's Python process adds them."""
+    """Return the properties that every call carries, as DJL Serving's Python process adds them."""
     options: PythonOptions = spec.options
     device = context.devices[0] if context.devices else "cpu"
     added = {
@@ -80,7 +80,7 @@ def server_properties(spec: ModelSpec, context: EngineContext) -> dict[str, Any]
 
 
 def first_call_properties(spec: ModelSpec, handler: Handler) -> dict[str, Any]:
-    """Return the properties of the first call: options, arguments, the server's additions and model.py's formatters."""
+    """Return the first call's properties: options, arguments, additions and model.py's formatters."""
     properties: dict[str, Any] = {**spec.properties, **handler.additions}
     code = handler.custom_code
     if not code.is_empty:
@@ -113,7 +113,7 @@ def _recommended(files: Sequence[str]) -> str:
 def _function(entry_point: EntryPoint, module: ModuleType, name: str) -> HandlerFunction:
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(_missing_function(entry_point, module, name))
+        raise ValueError(_missing_function(entry_point, module, name))  # noqa: TRY004  # the folder's fault
     return function  # type: ignore[no-any-return]  # callable, as just tested
 
 
@@ -122,7 +122,7 @@ def _reset(entry_point: EntryPoint, module: ModuleType, name: str | None) -> Cal
         return None
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"option.reset={name}: {entry_point.target} has no such function")
+        raise ValueError(f"option.reset={name}: {entry_point.target} has no such function")  # noqa: TRY004
     return function  # type: ignore[no-any-return]  # callable, as just tested
 
 

@@ -44,8 +44,8 @@ class ModelFolder:
 def import_file(folder: str, file: str) -> ModuleType:
     """Run a file once as a module.
 
-    The module gets the file's own name, so that pickles of its classes load again and files beside it may import
-    it, unless that name belongs to another module. `file` is absolute, or relative to `folder`.
+    The module gets the file's own name, so that pickles of its classes load again and files beside it may
+    import it, unless that name belongs to another module. `file` is absolute, or relative to `folder`.
 
     Raises:
         ValueError: there is no such file. Whatever the file raises passes through.

@@ -16,18 +16,18 @@ class PythonOptions:
 
     entryPoint: str | None = option(
         None,
-        "What to run: a file of the model folder, an absolute path, or an importable module. Default: the "
-        "environment variable DJL_ENTRY_POINT, then <model name>.py, then model.py, then what fits the files found.",
+        "What to run: a file of the model folder, an absolute path, or an importable module. "
+        "Default: the variable DJL_ENTRY_POINT, then <model name>.py, model.py, or what fits the files found.",
         aliases=("entrypoint", "entry_point"),
     )
     handler: str = option("handle", "The function of the entry point that answers requests.")
     async_mode: bool | None = option(
         None,
-        "Run the handler on an asyncio loop, several requests at a time. Default: yes when it is `async def`.",
+        "Run the handler on an asyncio loop, several requests at once. Default: when it is `async def`.",
     )
     reset: str | None = option(
         None,
-        "A function of the entry point that is called without arguments before every request, each run alone.",
+        "A function of the entry point, called without arguments before every request, each run alone.",
     )
     tensor_parallel_degree: str | None = option(
         None,
@@ -46,7 +46,7 @@ class PythonOptions:
     skops_trusted_types: str | None = option(None, "Types that a skops file may hold, with commas.")
     default_accept: str | None = option(
         None,
-        "The answer's type when a request names none, for scikit-learn and XGBoost. Default: application/json.",
+        "The answer's type when a request names none, for scikit-learn and XGBoost; else application/json.",
     )
     enable_stateful_sessions: bool = option(
         False, "Passed to the handler, which uses djl_python.SessionManager."

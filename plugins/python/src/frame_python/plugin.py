@@ -14,7 +14,11 @@ hookimpl = pluggy.HookimplMarker("frame")
 def detect(spec: EngineSpec, listing: FolderListing) -> Claim | None:
     """Claim folders with a handler (100), scikit-learn files (50) and Hugging Face models (10)."""
     del spec
-    entry_point = listing.properties.get("option.entryPoint")
+    return _detect_handler(listing) or _detect_weights(listing)
+
+
+def _detect_handler(listing: FolderListing) -> Claim | None:
+    entry_point = _option(listing, "entryPoint")
     if entry_point:
         model_file = entry_point if listing.matching(entry_point) else None
         return Claim(strength=100, model_file=model_file, reason=f"option.entryPoint={entry_point}")
@@ -23,15 +27,25 @@ def detect(spec: EngineSpec, listing: FolderListing) -> Claim | None:
     for name in dict.fromkeys((f"{listing.name}.py", "model.py")):
         if listing.matching(name):
             return Claim(strength=100, model_file=name, reason=f"found the handler {name}")
+    return None
+
+
+def _detect_weights(listing: FolderListing) -> Claim | None:
     for stem in dict.fromkeys((listing.name, "model")):
         for suffix in PICKLE_SUFFIXES:
             if listing.matching(stem + suffix):
                 return Claim(strength=50, model_file=stem + suffix, reason=f"found {stem}{suffix}")
-    if listing.properties.get("option.model_id"):
+    if _option(listing, "model_id"):
         return Claim(strength=10, model_file=None, reason="option.model_id is set")
     if listing.matching("config.json"):
         return Claim(strength=10, model_file=None, reason="found config.json")
     return None
+
+
+def _option(listing: FolderListing, name: str) -> str | None:
+    """Return an option by any spelling of its name that the configuration accepts."""
+    accepted = {f"option.{spelling}" for spelling in (name, name.lower())}
+    return next((value for key, value in listing.properties.items() if key in accepted), None)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Serve a model.py that defines `model_fn`, `predict_fn` and friends, or decorated functions, but no handler."""
+"""Serve a model.py without a handler that defines `model_fn` and friends, or decorated functions."""
 
 from __future__ import annotations
 
