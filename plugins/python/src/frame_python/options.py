@@ -17,7 +17,7 @@ class PythonOptions:
     entryPoint: str | None = option(
         None,
         "What to run: a file of the model folder, an absolute path, or an importable module. "
-        "Default: the variable DJL_ENTRY_POINT, then <model name>.py, model.py, or what fits the files found.",
+        "Default: the variable DJL_ENTRY_POINT, then <model name>.py, model.py, or what fits the files.",
         aliases=("entrypoint", "entry_point"),
     )
     handler: str = option("handle", "The function of the entry point that answers requests.")
