@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from frame import __version__
+from frame.contract.engines import EngineSpec
 from frame.contract.protocols import Protocol, Route
 from frame.hookspecs import hookimpl
+from frame.worker.echo import EchoOptions
 
 VERSION = __version__
+
+
+@hookimpl
+def frame_engines() -> list[EngineSpec]:
+    """Yield the engine `echo`, which must be named: it claims no folder."""
+    return [EngineSpec(name="echo", api=(1, 1), target="frame.worker.echo:EchoEngine", options=EchoOptions)]
 
 
 @hookimpl

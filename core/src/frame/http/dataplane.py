@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -54,7 +55,7 @@ class DataPlane:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await asyncio.sleep(self._settings.sweep_interval)
-                now = self._loop.time()
+                now = time.monotonic()
                 self._intake.sweep(now)
                 self._watch.sweep(now, tasks)
 
@@ -63,7 +64,7 @@ class DataPlane:
         headers: Headers = scope["headers"]
         request_id = request_id_from(headers, self._settings.request_id_header)
         adapter, codec = self._adapters[found.endpoint.protocol or "djl"]
-        started = self._loop.time()
+        started = time.monotonic()
         pool: ModelPool | None = None
         try:
             invocation = adapter.invocation(found.parameters, scope["query_string"], headers, request_id)
@@ -74,7 +75,7 @@ class DataPlane:
             return
         except FrameError as error:
             if pool is not None:
-                pool.metrics.count_request(outcome_of(error.status), self._loop.time() - started)
+                pool.metrics.count_request(outcome_of(error.status), time.monotonic() - started)
             await self._send_error(send, adapter, request_id, error)
             return
         size_bytes = payload.size_bytes
@@ -92,7 +93,7 @@ class DataPlane:
         return self._manager.find(name, invocation.version)
 
     def _job(self, invocation: Invocation, payload: Payload, codec: str, request_id: str, pool: ModelPool) -> Job:
-        now = self._loop.time()
+        now = time.monotonic()
         parts = [(key, Payload(value)) for key, value in invocation.parts]
         parts.append(("data", payload))
         return Job(
@@ -149,7 +150,7 @@ class DataPlane:
             headers += _headers_of(answer.properties)
         if status not in _NO_BODY:
             headers.append((b"content-length", str(len(body)).encode()))
-        headers += _timings(exchange.headers, job, self._loop.time())
+        headers += _timings(exchange.headers, job, time.monotonic())
         await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
         await exchange.send({"type": "http.response.body", "body": body})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 
 from frame.errors import BadRequestError, CapacityError, FrameError, PayloadTooLargeError
@@ -55,7 +56,7 @@ class Intake:
         is_complete = False
         task = asyncio.current_task()
         assert task is not None
-        self._reading[task] = asyncio.get_running_loop().time() + self._timeout
+        self._reading[task] = time.monotonic() + self._timeout
         try:
             more = True
             while more:

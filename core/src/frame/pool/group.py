@@ -7,6 +7,7 @@ import hmac
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -183,7 +184,7 @@ class WorkerGroup:
 
     def progressed(self, job: Job) -> None:
         """A chunk came or was taken: the batch does not hang."""
-        self.batches[job.batch].deadline = asyncio.get_running_loop().time() + self.settings.predict_timeout
+        self.batches[job.batch].deadline = time.monotonic() + self.settings.predict_timeout
 
     @property
     def plan_slots(self) -> int:

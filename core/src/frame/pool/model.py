@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -100,7 +101,7 @@ class ModelPool:
         group = self.groups.get(job.group_key)
         if group is not None:
             group.cancel(job)
-        self.metrics.count_request("cancelled", self._loop.time() - job.arrived)
+        self.metrics.count_request("cancelled", time.monotonic() - job.arrived)
         job.close()
 
     # --- dispatch -----------------------------------------------------------------------------
@@ -113,7 +114,7 @@ class ModelPool:
 
     def _pump(self) -> None:
         self._pump_asked = False
-        now = self._loop.time()
+        now = time.monotonic()
         reserved = self._run_suspect(now)
         while (group := self._free_group(reserved)) is not None:
             jobs = self._batcher.take(now, at_most=min(1, group.free) if group.capacity else None)
@@ -163,7 +164,7 @@ class ModelPool:
 
     def _check_deadlines(self) -> None:
         """Answer jobs whose time is over, end groups whose batch hangs; look again at the next deadline."""
-        now = self._loop.time()
+        now = time.monotonic()
         for job in list(self._jobs.values()):
             if job.deadline > now or job.stream is not None:
                 continue
@@ -202,7 +203,7 @@ class ModelPool:
             return
         if not job.answer.done():
             job.answer.set_result(answer)
-        self.metrics.count_request(outcome_of(answer.status), self._loop.time() - job.arrived)
+        self.metrics.count_request(outcome_of(answer.status), time.monotonic() - job.arrived)
         job.close()
 
     def begin_stream(self, job: Job, answer: Answer) -> None:
@@ -254,7 +255,7 @@ class ModelPool:
             while not self._is_closing:
                 self._changed.clear()
                 self._start_missing(tasks)
-                wait = max(0.0, self._not_before - self._loop.time()) if self._not_before else None
+                wait = max(0.0, self._not_before - time.monotonic()) if self._not_before else None
                 try:
                     async with asyncio.timeout(wait or None):
                         await self._changed.wait()
@@ -265,7 +266,7 @@ class ModelPool:
 
     def _start_missing(self, tasks: asyncio.TaskGroup) -> None:
         """Start groups until the floor is reached, one after another unless loads may overlap."""
-        now = self._loop.time()
+        now = time.monotonic()
         while now >= self._not_before:
             devices = min(self.plan.devices, key=self.planned_workers)
             missing = self.plan.min_workers - self.planned_workers(devices)
@@ -304,7 +305,7 @@ class ModelPool:
         self._ask_pump()
 
     def _decide_restart(self, end: GroupEnd) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         if end.kind == "load_failed":
             decision = self._restarts.failed(now)
         else:
@@ -361,7 +362,7 @@ class ModelPool:
         """Count a job whose stream ended and forget it."""
         if self._jobs.pop(job.id, None) is not None:
             outcome = "server_error" if is_broken else "ok"
-            self.metrics.count_request(outcome, self._loop.time() - job.arrived)
+            self.metrics.count_request(outcome, time.monotonic() - job.arrived)
             job.close()
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109  # the wait is on several things
@@ -369,8 +370,8 @@ class ModelPool:
         self._is_closing = True
         self._batcher.close()
         self._ask_pump()
-        deadline = self._loop.time() + timeout
-        while self._jobs and self._loop.time() < deadline and self.groups:
+        deadline = time.monotonic() + timeout
+        while self._jobs and time.monotonic() < deadline and self.groups:
             await asyncio.sleep(0.01)
         for job in list(self._jobs.values()):
             self._drop(job)
