@@ -61,7 +61,8 @@ async def served(
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(running)
-        await asyncio.wait({task, ready}, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {task, ready}
+        await asyncio.wait(waited, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
         try:
@@ -86,7 +87,7 @@ async def read_body(receive: Receive) -> bytes | None:
         event = await receive()
         if event["type"] == "http.disconnect":
             return None
-        body += event.get("body", b"")
+        body += bytes(event.get("body", b""))
         if not event.get("more_body", False):
             return body
 

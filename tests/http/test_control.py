@@ -13,6 +13,7 @@ from frame.http.control import create_app
 from frame.http.host import ModelView
 from frame.http.routes import Endpoint, RouteTable, default_table
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from quart.testing.utils import sentinel  # stands for: no JSON body
 
 from tests.http.fake_host import FakeHost, group, model
 from tests.http.serving import run
@@ -42,8 +43,10 @@ def asking(host: FakeHost, registry: CollectorRegistry | None = None, **settings
         answers: list[Answer] = []
 
         async def scenario() -> None:
-            response = await app.test_client().open(path, method=method, headers=headers or {})
-            answers.append(Answer(response.status_code, response.headers, await response.get_data()))
+            client = app.test_client()
+            response = await client.open(path, method=method, headers=headers or {}, json=sentinel)
+            body = await response.get_data(as_text=False)
+            answers.append(Answer(response.status_code, response.headers, body))
 
         run(scenario())
         return answers[0]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 from frame.http.servers import Receive, Scope, Send
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from tests.http.serving import DEADLINE, answer, echo, pem_pair, run, served, until
 
@@ -61,8 +64,8 @@ def test_early_answer_to_one_stream_leaves_the_others_alone() -> None:
                 await until(go_on)
                 await echo(scope, receive, send)
 
-        async def long_body() -> object:
-            for _ in range(40):
+        async def long_body() -> AsyncIterator[bytes]:
+            for _ in range(150):  # more than the connection holds for an app that does not read
                 yield bytes(16_000)
 
         async with served(app, server="hypercorn") as running, _client(running.url) as client:
@@ -73,6 +76,30 @@ def test_early_answer_to_one_stream_leaves_the_others_alone() -> None:
             again = await client.post("/slow", content=bytes(300_000))
         assert early.status_code == 413
         assert len(again.content) == 300_002
+
+    run(scenario())
+
+
+def test_app_that_never_reads_a_long_body_does_not_hold_up_its_connection() -> None:
+    async def scenario() -> None:
+        filled = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/unread":
+                await until(filled)
+                await answer(send, b"busy", 503)
+            else:
+                await echo(scope, receive, send)
+
+        async def long_body() -> AsyncIterator[bytes]:
+            for number in range(600):
+                if number * 4000 > 1024 * 1024:  # the queue is full, and the server waits for the app
+                    filled.set()
+                yield bytes(4000)
+
+        async with served(app, server="hypercorn") as running, _client(running.url) as client:
+            assert (await client.post("/unread", content=long_body())).status_code == 503
+            assert (await client.post("/read", content=b"x")).content == b"2 x"
 
     run(scenario())
 
@@ -107,11 +134,23 @@ def test_client_that_goes_while_the_answer_waits_for_its_window_frees_the_connec
                 ended.set()
 
         async with served(app, server="hypercorn", graceful_timeout=1000.0) as running:
-            async with _client(running.url) as client, client.stream("GET", "/") as got:
-                assert got.status_code == 200  # and not a byte is read
+            reader, writer = await running.connect()
+            writer.write(_get_request())
+            async with asyncio.timeout(DEADLINE):
+                await reader.readexactly(65_535)  # the window that HTTP/2 starts with, and nothing after it
+            writer.transport.abort()
             await until(ended)
 
     run(scenario())
+
+
+def _get_request() -> bytes:
+    """A client's first bytes: preface, settings, GET /."""
+    client = H2Connection(H2Configuration(client_side=True))
+    client.initiate_connection()
+    headers = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "h")]
+    client.send_headers(1, headers, end_stream=True)
+    return client.data_to_send()
 
 
 def test_stop_finishes_the_streams_under_way() -> None:

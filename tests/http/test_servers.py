@@ -298,14 +298,21 @@ def test_request_beyond_the_graceful_time_is_cut(server: ServerName) -> None:
 
 
 @both
-def test_cancelled_serve_leaves_nothing_listening(server: ServerName) -> None:
+def test_cancelled_serve_leaves_nothing_behind(server: ServerName) -> None:
     async def scenario() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            async with served(echo, server=server) as running:
-                running.task.cancel()
-                await asyncio.wait({running.task}, timeout=DEADLINE)
-                assert running.task.cancelled()
-                await _refused(running.connect)
+        gate = Gate()
+        async with served(gate, server=server) as running:
+            reader, writer = await running.connect()
+            writer.write(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+            await until(gate.entered)
+            running.task.cancel()
+            await asyncio.wait({running.task}, timeout=DEADLINE)
+            assert running.task.cancelled()
+            assert gate.cancelled.is_set()
+            await _refused(running.connect)
+            with contextlib.suppress(ConnectionError):
+                assert b"late but whole" not in await asyncio.wait_for(reader.read(), DEADLINE)
+            writer.close()
 
     run(scenario())
 
