@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
-from importlib.metadata import entry_points
 
 from frame.api import EngineSpec
 from frame.config.keys import ARGUMENTS, MODEL_KEYS, Key
 from frame.config.server_keys import SERVER_KEYS
 from frame.contract.options import option_keys, option_type
 from frame.http.routes import default_table
+from frame.plugins import load_plugins
 
 from tests.docs.pages import DOCS
 
@@ -25,11 +25,7 @@ PAGES = ("configuration", "http-api")
 
 def installed_engines() -> list[EngineSpec]:
     """Return the engines of every installed plugin, by name."""
-    plugins = [point.load() for point in entry_points(group="frame.plugins")]
-    found = [
-        spec for plugin in plugins if hasattr(plugin, "frame_engines") for spec in plugin.frame_engines()
-    ]
-    return sorted(found, key=lambda spec: spec.name)
+    return sorted(load_plugins().engines, key=lambda spec: spec.name)
 
 
 def known_keys() -> set[str]:
@@ -42,8 +38,8 @@ def known_keys() -> set[str]:
 
 
 def row(*cells: str) -> str:
-    """Write one row of a table; `|` inside a cell is escaped."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    """Write one row of a table; what Markdown or HTML would take for its own is escaped."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
 def table(head: Iterable[str], rows: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import pytest
 from frame.config.keys import UNUSED_MODEL_KEYS
 from frame.config.server_keys import UNUSED_SERVER_KEYS, UNUSED_VARIABLES
 from frame.http.routes import CONTROL_PLANE, default_table
+from frame.plugins import load_plugins
 
 from tests.docs.pages import Row, compatibility_rows, page, words_in_code
 from tests.docs.reference import PAGES, installed_engines, known_keys, marked, references
@@ -28,6 +29,10 @@ def test_each_reference_table_is_in_its_page_as_the_code_has_it(name: str) -> No
     places = [found[1] for text in map(page, PAGES) for found in marked(name).finditer(text)]
     assert len(places) == 1, f"no page has a place for {name!r}"
     assert places[0].strip() == references()[name](), REFRESH
+
+
+def test_no_plugin_of_the_reference_is_broken() -> None:
+    assert load_plugins().broken == []
 
 
 def test_every_route_is_described() -> None:
