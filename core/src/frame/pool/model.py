@@ -14,10 +14,11 @@ from frame.errors import CapacityError, FrameError, ModelNotReadyError
 from frame.policy.batching import Batcher
 from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
 from frame.pool.answers import take_answers
-from frame.pool.group import Batch, GroupEnd, Placement, WorkerGroup
+from frame.pool.group import Batch, GroupEnd, GroupListener, Placement, WorkerGroup
 from frame.pool.jobs import Answer, Job
 from frame.pool.metrics import ModelMetrics, outcome_of
 from frame.pool.plan import ModelPlan
+from frame.pool.settings import GroupSettings
 from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ POISONOUS_DEATHS = 2
 """Groups that may die with a job inside: the second one had it alone, so the job is the cause."""
 
 Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
+MakeGroup = Callable[[GroupSettings, Placement, GroupListener], WorkerGroup]
 
 
 class ModelPool:
@@ -37,7 +39,7 @@ class ModelPool:
       * below `min_workers` a start is under way or has a time at which it will be.
     """
 
-    def __init__(self, plan: ModelPlan, prepare: Prepare) -> None:
+    def __init__(self, plan: ModelPlan, prepare: Prepare, make_group: MakeGroup = WorkerGroup) -> None:
         self.plan = plan
         self.metrics = ModelMetrics()
         self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
@@ -47,6 +49,7 @@ class ModelPool:
         self.settled = asyncio.Event()
         """Set once the first start has succeeded or failed."""
         self._prepare = prepare
+        self._make_group = make_group
         self._batcher: Batcher[Job] = Batcher(plan.batching)
         self._suspects: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
@@ -279,7 +282,7 @@ class ModelPool:
                 log_prefix=f"{self.plan.name}/{self._next_group}",
             )
             self._next_group += 1
-            group = WorkerGroup(replace(self.plan.group, devices=devices), placement, self)
+            group = self._make_group(replace(self.plan.group, devices=devices), placement, self)
             self.groups[group.key] = group
             tasks.create_task(self._run_group(group))
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel
+from frame.contract.requests import RequestError
 from frame.contract.options import option_keys, parse_options
 from frame.wire.messages import Kind, LoadedHead, LoadFailedHead, LoadHead, SpecHead, StageHead, run_from_json
 from frame.worker.answers import is_out_of_memory
@@ -125,6 +126,8 @@ class Session:
         sys.stderr.flush()
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         status = 507 if is_out_of_memory(error) else 500
+        if isinstance(error, RequestError):
+            message, status = error.message, error.status
         self._channel.send(Kind.LOAD_FAILED, LoadFailedHead(stage=self._stage, status=status, message=message))
 
     # --- serving ------------------------------------------------------------------------------

@@ -84,10 +84,12 @@ def sniff(data: Buffer) -> str:
 
 
 def _read(body: Buffer, kind: str, signature: Signature) -> RequestTensors:
-    from frame.worker.codecs import fitting, json_tensors, ndlist, npz, safetensors
-
     if kind == JSON or kind.endswith("+json"):
+        from frame.worker.codecs import json_tensors
+
         return json_tensors.loads(body, signature)
+    from frame.worker.codecs import fitting, ndlist, npz, safetensors
+
     readers = {NDLIST: ndlist.loads, NPZ: npz.loads, SAFETENSORS: safetensors.loads}
     if kind not in readers:
         raise RequestError(415, f"content type {kind[:100]} is not supported; send {', '.join(SUPPORTED)}")
@@ -171,10 +173,12 @@ def _by_preference(accept: str) -> list[str]:
 
 
 def _write(outputs: Tensors, kind: str) -> bytes:
-    from frame.worker.codecs import fitting, json_tensors, ndlist, npz, safetensors
-
     if kind == JSON:
+        from frame.worker.codecs import json_tensors
+
         return json_tensors.dumps(outputs)
+    from frame.worker.codecs import fitting, ndlist, npz, safetensors
+
     writers: dict[str, Callable[[list[tuple[str, Array]]], bytes]] = {
         NDLIST: ndlist.dumps,
         NPZ: npz.dumps,
