@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from socket import socket
 from typing import Any, Literal
 
@@ -94,10 +94,11 @@ async def serve(
 
 def _require_uvicorn() -> None:
     for package in ("uvicorn", "httptools"):
-        if find_spec(package) is None:
-            raise ConfigError(
-                f"http_server=uvicorn: {package} is not installed; pip install frame-core[uvicorn]"
-            )
+        try:
+            import_module(package)
+        except ImportError as error:
+            text = f"http_server=uvicorn: {package} is not installed; pip install frame-core[uvicorn]"
+            raise ConfigError(text) from error
 
 
 def _http_only(app: AsgiApp) -> AsgiApp:
