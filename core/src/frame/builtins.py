@@ -21,4 +21,8 @@ def frame_engines() -> list[EngineSpec]:
 def frame_protocols() -> list[Protocol]:
     """Yield DJL Serving's prediction routes."""
     routes = (Route("/predictions/{model}"), Route("/predictions/{model}/{version}"), Route("/invocations"))
-    return [Protocol(name="djl", routes=routes, target="frame.http.djl:DjlAdapter", codec="frame.worker.codecs.djl")]
+    return [
+        Protocol(
+            name="djl", routes=routes, target="frame.http.djl:DjlAdapter", codec="frame.worker.codecs.djl"
+        )
+    ]

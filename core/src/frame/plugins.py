@@ -79,7 +79,7 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
         try:
             plugin = _collect(point.name, distribution, version, point.load)
             _check_names(plugin, found.engines)
-        except Exception as error:  # fault line: around a plugin
+        except Exception as error:  # noqa: BLE001  # fault line: around a plugin
             _log.debug("plugin_broken name=%s", point.name, exc_info=True)
             reason = f"{type(error).__name__}: {error}"
             found.broken.append(
@@ -119,9 +119,13 @@ def _check_engine(spec: object) -> None:
         raise TypeError(f"frame_engines yielded {type(spec).__name__}, not EngineSpec")
     low, high = spec.api
     if not low <= API_VERSION <= high:
-        raise ValueError(f"engine {spec.name} was written for plugin API {low} to {high}; this server has {API_VERSION}")
+        raise ValueError(
+            f"engine {spec.name} was written for plugin API {low} to {high}; this server has {API_VERSION}"
+        )
     if ":" not in spec.target:
-        raise ValueError(f"engine {spec.name}: target {spec.target!r} is not of the form package.module:Class")
+        raise ValueError(
+            f"engine {spec.name}: target {spec.target!r} is not of the form package.module:Class"
+        )
 
 
 def _check_names(plugin: LoadedPlugin, others: Iterable[EngineSpec]) -> None:
@@ -130,4 +134,6 @@ def _check_names(plugin: LoadedPlugin, others: Iterable[EngineSpec]) -> None:
     for spec in plugin.engines:
         for name in (spec.name, *spec.aliases):
             if name.lower() in taken:
-                raise ValueError(f"engine {spec.name}: the name {name} is taken by engine {taken[name.lower()]}")
+                raise ValueError(
+                    f"engine {spec.name}: the name {name} is taken by engine {taken[name.lower()]}"
+                )

@@ -59,7 +59,10 @@ def render_engines(plugins: Plugins, *, as_json: bool) -> str:
     for name in rows[0] if rows else ("engine",):
         table.add_column(str(name).replace("_", " "), overflow="fold")
     for row in rows:
-        cells = (", ".join(value) if isinstance(value, list) else "-" if value is None else str(value) for value in row.values())
+        cells = (
+            ", ".join(value) if isinstance(value, list) else "-" if value is None else str(value)
+            for value in row.values()
+        )
         table.add_row(*cells)
     text = StringIO()
     Console(file=text, width=160).print(table)

@@ -38,23 +38,41 @@ def frame() -> None:
 
 def _store_options(function: FunctionT) -> FunctionT:
     """Add what `serve` and `check` share."""
-    for decorate in reversed((
-        click.argument("store", required=False, type=click.Path()),
-        click.option("-m", "--models", "models", multiple=True, metavar="[NAME=]URL", help="A model to serve; repeatable."),
-        click.option("-s", "--model-store", "store_flag", type=click.Path(), help="The same as STORE."),
-        click.option("-f", "--config-file", type=click.Path(), help="config.properties of the server."),
-        click.option("--host", help="Address to listen on."),
-        click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 lets the system choose."),
-        click.option("--http-server", type=click.Choice(["hypercorn", "uvicorn"]), help="HTTP server to use."),
-        click.option("--lenient", is_flag=True, help="Warn of unknown keys instead of refusing them."),
-    )):
+    for decorate in reversed(
+        (
+            click.argument("store", required=False, type=click.Path()),
+            click.option(
+                "-m",
+                "--models",
+                "models",
+                multiple=True,
+                metavar="[NAME=]URL",
+                help="A model to serve; repeatable.",
+            ),
+            click.option("-s", "--model-store", "store_flag", type=click.Path(), help="The same as STORE."),
+            click.option("-f", "--config-file", type=click.Path(), help="config.properties of the server."),
+            click.option("--host", help="Address to listen on."),
+            click.option(
+                "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 lets the system choose."
+            ),
+            click.option(
+                "--http-server", type=click.Choice(["hypercorn", "uvicorn"]), help="HTTP server to use."
+            ),
+            click.option("--lenient", is_flag=True, help="Warn of unknown keys instead of refusing them."),
+        )
+    ):
         function = decorate(function)
     return function
 
 
 @frame.command()
 @_store_options
-@click.option("--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), help="Of the log on stderr.")
+@click.option(
+    "--log-level",
+    default="INFO",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
+    help="Of the log on stderr.",
+)
 def serve(log_level: str, **flags: Any) -> int:
     """Serve the models of STORE until SIGTERM or Ctrl-C."""
     from frame.cli.serving import serve_forever
@@ -79,7 +97,9 @@ def check(*, as_json: bool, **flags: Any) -> int:
     )
     click.echo(render_check(catalog, settings.server, as_json=as_json))
     for plugin in settings.plugins.broken:
-        click.echo(f"warning: plugin {plugin.name} ({plugin.distribution}) is broken: {plugin.reason}", err=True)
+        click.echo(
+            f"warning: plugin {plugin.name} ({plugin.distribution}) is broken: {plugin.reason}", err=True
+        )
     return check_exit_code(catalog)
 
 

@@ -45,7 +45,9 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
         level=log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     for plugin in settings.plugins.broken:
-        _log.error("plugin_broken name=%s distribution=%s reason=%s", plugin.name, plugin.distribution, plugin.reason)
+        _log.error(
+            "plugin_broken name=%s distribution=%s reason=%s", plugin.name, plugin.distribution, plugin.reason
+        )
     catalog = build_catalog(
         settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
     )
@@ -92,7 +94,7 @@ class _Server:
                 if not self._stop.is_set():
                     await self._serve(tasks, manager)
             except FrameError as error:
-                _log.error("server_failed %s", error)  # noqa: TRY400  # the message says it all
+                _log.error("server_failed %s", error)  # the message says it all
                 self._exit_code = error.exit_code
             finally:
                 await manager.close(self._config.drain_timeout)
@@ -119,7 +121,10 @@ class _Server:
 
     async def _serve(self, tasks: asyncio.TaskGroup, manager: WorkloadManager) -> None:
         table = RouteTable(
-            (*(endpoint for item in self._settings.plugins.protocols for endpoint in endpoints_of(item)), *CONTROL_PLANE)
+            (
+                *(endpoint for item in self._settings.plugins.protocols for endpoint in endpoints_of(item)),
+                *CONTROL_PLANE,
+            )
         )
         registry = CollectorRegistry()
         registry.register(FrameCollector(manager.metrics, lambda: manager.budget.used))
@@ -137,7 +142,9 @@ class _Server:
         try:
             await serve(
                 FrameApp(table, data_plane, control),
-                address=ListenAddress(scheme=address.scheme, host=address.host, port=address.port, path=address.path),
+                address=ListenAddress(
+                    scheme=address.scheme, host=address.host, port=address.port, path=address.path
+                ),
                 server=self._config.http_server,
                 tls=_tls(self._config),
                 stop=self._stop,

@@ -33,7 +33,9 @@ class FolderListing:
     def matching(self, pattern: str) -> list[str]:
         """Paths that match `pattern` (fnmatch); a pattern without `/` looks at the top level only."""
         deep = "/" in pattern
-        return [f.path for f in self.files if (deep or "/" not in f.path) and fnmatch.fnmatch(f.path, pattern)]
+        return [
+            f.path for f in self.files if (deep or "/" not in f.path) and fnmatch.fnmatch(f.path, pattern)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,12 @@ class NoOptions:
 
 
 def option(
-    default: Any, doc: str, *, aliases: Iterable[str] = (), choices: Iterable[str] = (), minimum: int | None = None
+    default: Any,
+    doc: str,
+    *,
+    aliases: Iterable[str] = (),
+    choices: Iterable[str] = (),
+    minimum: int | None = None,
 ) -> Any:
     """Declare one `option.*` key as a dataclass field.
 

@@ -74,10 +74,10 @@ class Model(ABC):
         the worker, except in a group of several ranks, where it ends the group.
         """
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> None:  # noqa: B027  # optional
         """Run once in every slot thread before its first request; may raise to fail the load."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # optional
         """Free what the model holds. Idempotent."""
 
 
@@ -159,6 +159,7 @@ class SequenceModel(Model):
 
     def predict(self, batch: Sequence[Request]) -> Sequence[Response | ResponseStream | RequestError]:
         """Not used: the worker drives `admit` and `step`."""
+        del batch
         message = f"{type(self).__name__} is driven by admit and step"
         raise TypeError(message)
 
@@ -177,5 +178,5 @@ class Engine(ABC):
         """Enter in each slot thread before its first call (device, stream, no-grad)."""
         return nullcontext()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # optional
         """Free what the engine holds. Idempotent."""

@@ -36,5 +36,3 @@ class FrameApp:
         found = self._table.resolve(key[0], key[1].partition(b"?")[0].decode("latin-1"))
         self._cache[key] = found
         return found
-
-

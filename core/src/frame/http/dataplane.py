@@ -26,7 +26,9 @@ from frame.pool.payload import Payload
 _log = logging.getLogger(__name__)
 DEFAULT_PRIORITY = 3  # DJL Serving's, for requests without x-priority
 TIMINGS_HEADER = b"x-frame-timings"
-_FORBIDDEN = frozenset({"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"})
+_FORBIDDEN = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
+)
 """Headers that belong to the HTTP server; a handler's own value would break the framing."""
 _NO_BODY = frozenset({204, 304})
 
@@ -34,7 +36,9 @@ _NO_BODY = frozenset({204, 304})
 class DataPlane:
     """One ASGI callable for all prediction paths; every request ends with an answer or with its client gone."""
 
-    def __init__(self, manager: WorkloadManager, adapters: dict[str, tuple[Adapter, str]], settings: DataPlaneSettings) -> None:
+    def __init__(
+        self, manager: WorkloadManager, adapters: dict[str, tuple[Adapter, str]], settings: DataPlaneSettings
+    ) -> None:
         """Take requests for `manager`'s models.
 
         Args:
@@ -80,7 +84,12 @@ class DataPlane:
             return
         size_bytes = payload.size_bytes
         try:
-            await self._run(_Exchange(receive, send, headers), adapter, pool, self._job(invocation, payload, codec, request_id, pool))
+            await self._run(
+                _Exchange(receive, send, headers),
+                adapter,
+                pool,
+                self._job(invocation, payload, codec, request_id, pool),
+            )
         finally:
             self._intake.release(payload, size_bytes)
 
@@ -92,7 +101,9 @@ class DataPlane:
             raise BadRequestError("Parameter model_name is required.")
         return self._manager.find(name, invocation.version)
 
-    def _job(self, invocation: Invocation, payload: Payload, codec: str, request_id: str, pool: ModelPool) -> Job:
+    def _job(
+        self, invocation: Invocation, payload: Payload, codec: str, request_id: str, pool: ModelPool
+    ) -> Job:
         now = time.monotonic()
         parts = [(key, Payload(value)) for key, value in invocation.parts]
         parts.append(("data", payload))
@@ -162,7 +173,9 @@ class DataPlane:
             await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
             while (chunk := await stream.next(limit)) is not None:
                 async with asyncio.timeout(limit):
-                    await exchange.send({"type": "http.response.body", "body": bytes(chunk), "more_body": True})
+                    await exchange.send(
+                        {"type": "http.response.body", "body": bytes(chunk), "more_body": True}
+                    )
             await exchange.send({"type": "http.response.body", "body": b""})
         finally:
             stream.close()

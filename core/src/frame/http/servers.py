@@ -93,12 +93,12 @@ async def serve(
 
 
 def _require_uvicorn() -> None:
-    for package in ("uvicorn", "httptools"):
-        try:
+    try:
+        for package in ("uvicorn", "httptools"):
             import_module(package)
-        except ImportError as error:
-            text = f"http_server=uvicorn: {package} is not installed; pip install frame-core[uvicorn]"
-            raise ConfigError(text) from error
+    except ImportError as error:
+        text = f"http_server=uvicorn: {error.name} is not installed; pip install frame-core[uvicorn]"
+        raise ConfigError(text) from error
 
 
 def _http_only(app: AsgiApp) -> AsgiApp:

@@ -22,7 +22,9 @@ class Watched:
 
     __slots__ = ("_receive", "_starter", "_task", "client_is_gone", "job", "pool")
 
-    def __init__(self, job: Job, receive: Receive, pool: ModelPool, starter: asyncio.TaskGroup | None) -> None:
+    def __init__(
+        self, job: Job, receive: Receive, pool: ModelPool, starter: asyncio.TaskGroup | None
+    ) -> None:
         self.job = job
         self.pool = pool
         self.client_is_gone = False
@@ -49,7 +51,7 @@ class Watched:
         try:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
-        except Exception:  # fault line: around one client's connection; a broken one is gone as well
+        except Exception:  # noqa: BLE001  # fault line: around one client's connection; a broken one is gone as well
             _log.debug("client_connection_failed", exc_info=True)
         self.client_is_gone = True
         self.pool.cancel(self.job)

@@ -32,7 +32,7 @@ class Channel:
     """
 
     def __init__(self, connection: socket.socket, on_frame: OnFrame, on_closed: OnClosed) -> None:
-        connection.setblocking(False)  # noqa: FBT003
+        connection.setblocking(False)
         self._socket = connection
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
@@ -81,7 +81,9 @@ class Channel:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def _write(self, views: list[memoryview], descriptors: Sequence[int]) -> tuple[list[memoryview], Sequence[int]]:
+    def _write(
+        self, views: list[memoryview], descriptors: Sequence[int]
+    ) -> tuple[list[memoryview], Sequence[int]]:
         """Write what the kernel takes; return what is left."""
         while views:
             ancillary: Any = ()
@@ -132,7 +134,9 @@ class Channel:
         if direct is not None:
             size = self._socket.recv_into(direct)
             return self._decoder.received_directly(size) if size else None
-        size, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        size, ancillary, _, _ = self._socket.recvmsg_into(
+            [self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")

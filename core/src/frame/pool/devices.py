@@ -36,7 +36,9 @@ def place(wanted: Iterable[str], environ: Mapping[str, str]) -> tuple[tuple[str,
         devices = tuple(entry.split("+"))
         for device in devices:
             if device != "cpu" and int(device.removeprefix("gpu")) >= len(gpus):
-                raise ConfigError(f"load_on_devices: {device} is not there; this machine has {len(gpus)} GPUs")
+                raise ConfigError(
+                    f"load_on_devices: {device} is not there; this machine has {len(gpus)} GPUs"
+                )
         sets.append(devices)
     return tuple(dict.fromkeys(sets))
 

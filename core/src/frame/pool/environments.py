@@ -89,7 +89,16 @@ async def _build(request: EnvironmentRequest, target: Path) -> None:
     requirements = request.folder / "requirements.txt"
     if not requirements.exists():
         return
-    pip = [sys.executable, "-m", "pip", "--python", str(target / "bin" / "python"), "install", "--no-input", "-q"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(target / "bin" / "python"),
+        "install",
+        "--no-input",
+        "-q",
+    ]
     pip += ["--disable-pip-version-check", "-r", str(requirements)]
     if (request.folder / "requirements").is_dir():
         pip += ["-f", str(request.folder / "requirements")]

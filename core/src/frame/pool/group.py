@@ -124,7 +124,7 @@ class WorkerGroup:
         self.capacity = 0
         self.signature: Signature | None = None
         self.state = GroupState.STARTING
-        self.started = datetime.now(timezone.utc)  # noqa: UP017  # same spelling as in the worker half
+        self.started = datetime.now(timezone.utc)  # same spelling as in the worker half
         self.pid: int | None = None
         self.batches: dict[int, Batch] = {}
         self.has_answered = False
@@ -153,7 +153,9 @@ class WorkerGroup:
 
     def send(self, jobs: Sequence[Job], now: float) -> None:
         """Run jobs as one batch in a free slot."""
-        batch = Batch(self._next_batch, {job.id: job for job in jobs}, now, now + self.settings.predict_timeout)
+        batch = Batch(
+            self._next_batch, {job.id: job for job in jobs}, now, now + self.settings.predict_timeout
+        )
         self._next_batch += 1
         self.batches[batch.id] = batch
         segments: list[bytes] = [b""]
@@ -254,7 +256,9 @@ class WorkerGroup:
             return GroupEnd(kind="drained", cause="drained") if self._drain_asked.done() else None
         report = self._report.result()
         if isinstance(report, LoadFailedHead):
-            return GroupEnd(kind="load_failed", cause=f"{report.stage}: {report.message}", status=report.status)
+            return GroupEnd(
+                kind="load_failed", cause=f"{report.stage}: {report.message}", status=report.status
+            )
         self._take_loaded(report)
         await self._serve()
         return None
@@ -336,7 +340,7 @@ class WorkerGroup:
         )
 
 
-async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # noqa: ASYNC109  # asyncio.wait has it
+async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # asyncio.wait has it
     """Wait until one of the futures is done; False when none is after `timeout` seconds."""
     done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return bool(done)
@@ -358,7 +362,9 @@ def decode_head(frame: Frame) -> object:
 
 
 def _specs(heads: list[SpecHead]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(head.name, head.dtype, None if head.shape is None else tuple(head.shape)) for head in heads)
+    return tuple(
+        TensorSpec(head.name, head.dtype, None if head.shape is None else tuple(head.shape)) for head in heads
+    )
 
 
 def _job_head(job: Job, segments: list[bytes], descriptors: list[int]) -> JobHead:

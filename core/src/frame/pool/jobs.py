@@ -42,7 +42,7 @@ class JobStream:
             self._has_ended, self._error = True, error
             self._wake()
 
-    async def next(self, timeout: float) -> Body | None:  # noqa: ASYNC109  # the wait is on a future made here
+    async def next(self, timeout: float) -> Body | None:  # the wait is on a future made here
         """Return the next chunk, None at the end.
 
         Raises:

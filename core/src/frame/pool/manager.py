@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from frame.config.view import shown_model_settings
 from frame.errors import ModelNotFoundError, ModelNotReadyError
 from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
 from frame.policy.lifecycle import GroupState
@@ -63,9 +64,11 @@ class WorkloadManager:
             found = versions.get(None if version == "default" else version)
             if found is not None:
                 return found
-        for (broken, broken_version), item in self._broken.items():
+        for broken, broken_version in self._broken:
             if broken == name and version in {None, broken_version}:
-                raise ModelNotReadyError(f"Model is not ready: {name}: its configuration is wrong, see GET /models/{name}")
+                raise ModelNotReadyError(
+                    f"Model is not ready: {name}: its configuration is wrong, see GET /models/{name}"
+                )
         label = name if version is None else f"{name} version {version}"
         raise ModelNotFoundError(f"Model not found: {label}")
 
@@ -87,7 +90,7 @@ class WorkloadManager:
         for pool in self.pools():
             await pool.settled.wait()
 
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109  # passed on to each pool
+    async def close(self, timeout: float) -> None:  # passed on to each pool
         """Take no more requests, finish what is here, end all workers."""
         self.is_draining = True
         await asyncio.gather(*(pool.close(timeout) for pool in self.pools()))
@@ -145,7 +148,7 @@ def version_order(version: str | None) -> tuple[int, tuple[tuple[int, int, str],
 def view_of(pool: ModelPool) -> ModelView:
     """Return what the control plane shows of one model version."""
     config = pool.plan.config
-    settings = {key: (_shown(config, key), str(source)) for key, source in config.sources.items()}
+    settings = {key: (shown.value, str(shown.source)) for key, shown in shown_model_settings(config).items()}
     ready = [group for group in pool.groups.values() if group.signature is not None]
     return ModelView(
         name=pool.plan.name,
@@ -167,19 +170,11 @@ def view_of(pool: ModelPool) -> ModelView:
     )
 
 
-def _shown(config: object, key: str) -> str:
-    name = key.removeprefix("option.")
-    value = getattr(config, name, None)
-    if value is None:
-        options: Mapping[str, str] = getattr(config, "option_strings", {})
-        properties: Mapping[str, str] = getattr(config, "properties", {})
-        value = options.get(name, properties.get(name, ""))
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _group_view(pool: ModelPool, devices: tuple[str, ...]) -> WorkerGroupView:
     workers = [
-        WorkerView(id=group.key * 100 + slot, pid=group.pid, start_time=group.started, state=_state(group, slot))
+        WorkerView(
+            id=group.key * 100 + slot, pid=group.pid, start_time=group.started, state=_state(group, slot)
+        )
         for group in pool.groups.values()
         if group.settings.devices == devices
         for slot in range(group.plan_slots)

@@ -76,7 +76,11 @@ def outcome_of(status: int) -> str:
 
 
 HISTOGRAMS: tuple[tuple[str, str, str], ...] = (
-    ("frame_request_seconds", "request", "From a request's admission to its answer, or to the end of its stream."),
+    (
+        "frame_request_seconds",
+        "request",
+        "From a request's admission to its answer, or to the end of its stream.",
+    ),
     ("frame_queue_wait_seconds", "queue_wait", "From a request's admission to its batch's dispatch."),
     ("frame_inference_seconds", "inference", "The model's own time for a batch."),
     ("frame_decode_seconds", "decode", "Decoding a batch's payloads in the worker."),
@@ -92,7 +96,13 @@ class MetricsView:
     __slots__ = ("metrics", "model", "queue_length", "version", "workers")
 
     def __init__(
-        self, *, model: str, version: str | None, metrics: ModelMetrics, queue_length: int, workers: dict[str, int]
+        self,
+        *,
+        model: str,
+        version: str | None,
+        metrics: ModelMetrics,
+        queue_length: int,
+        workers: dict[str, int],
     ) -> None:
         self.model = model
         self.version = version or ""
@@ -129,9 +139,13 @@ def _histogram(name: str, attribute: str, text: str, views: list[MetricsView]) -
 
 
 def _counters(views: list[MetricsView]) -> Iterator[CounterMetricFamily]:
-    requests = CounterMetricFamily("frame_requests", "Finished requests.", labels=["model", "version", "outcome"])
+    requests = CounterMetricFamily(
+        "frame_requests", "Finished requests.", labels=["model", "version", "outcome"]
+    )
     restarts = CounterMetricFamily(
-        "frame_worker_restarts", "Worker groups that ended without being asked.", labels=["model", "version", "cause"]
+        "frame_worker_restarts",
+        "Worker groups that ended without being asked.",
+        labels=["model", "version", "cause"],
     )
     splits = CounterMetricFamily(
         "frame_batch_splits", "Batches that took more than one model call.", labels=["model", "version"]

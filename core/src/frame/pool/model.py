@@ -62,6 +62,7 @@ class ModelPool:
         self._pump_asked = False
         self._due_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     # --- admission ----------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class ModelPool:
 
     def cancel(self, job: Job) -> None:
         """Drop a job whose client went away: out of the queue, or its worker is told."""
-        if self._jobs.pop(job.id, None) is None:
+        if not self._forget(job):
             return
         self._batcher.remove(job.id)
         if job in self._suspects:
@@ -106,6 +107,14 @@ class ModelPool:
             group.cancel(job)
         self.metrics.count_request("cancelled", time.monotonic() - job.arrived)
         job.close()
+
+    def _forget(self, job: Job) -> bool:
+        """Drop a job from the table of those that somebody waits for; False when it is not in it."""
+        if self._jobs.pop(job.id, None) is None:
+            return False
+        if not self._jobs and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        return True
 
     # --- dispatch -----------------------------------------------------------------------------
 
@@ -173,9 +182,14 @@ class ModelPool:
                 continue
             limit = f"{self.plan.group.predict_timeout:g} s (option.predict_timeout)"
             where = "in a worker" if job.group_key else "in the queue"
-            self.finish(job, Answer(
-                status=503, type_name="PredictTimeoutError", message=f"no answer within {limit}; it was {where}"
-            ))
+            self.finish(
+                job,
+                Answer(
+                    status=503,
+                    type_name="PredictTimeoutError",
+                    message=f"no answer within {limit}; it was {where}",
+                ),
+            )
             self._drop(job)
         for group in self.groups.values():
             hung = [batch for batch in group.batches.values() if batch.deadline <= now]
@@ -202,7 +216,7 @@ class ModelPool:
 
     def finish(self, job: Job, answer: Answer) -> None:
         """Give a job its answer; the first one counts."""
-        if self._jobs.pop(job.id, None) is None:
+        if not self._forget(job):
             return
         if not job.answer.done():
             job.answer.set_result(answer)
@@ -363,19 +377,19 @@ class ModelPool:
 
     def end_stream(self, job: Job, *, is_broken: bool = False) -> None:
         """Count a job whose stream ended and forget it."""
-        if self._jobs.pop(job.id, None) is not None:
+        if self._forget(job):
             outcome = "server_error" if is_broken else "ok"
             self.metrics.count_request(outcome, time.monotonic() - job.arrived)
             job.close()
 
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109  # the wait is on several things
+    async def close(self, timeout: float) -> None:  # the wait is on several things
         """Take no more requests, finish those that are here within `timeout` seconds, end the groups."""
         self._is_closing = True
         self._batcher.close()
         self._ask_pump()
-        deadline = time.monotonic() + timeout
-        while self._jobs and time.monotonic() < deadline and self.groups:
-            await asyncio.sleep(0.01)
+        if self._jobs and self.groups:
+            self._idle = self._loop.create_future()
+            await asyncio.wait((self._idle,), timeout=timeout)
         for job in list(self._jobs.values()):
             self._drop(job)
             message = "the server is shutting down"

@@ -87,7 +87,9 @@ def make_plan(
         restarts=RestartLimits(retry_threshold=config.retry_threshold),
         queue_size=config.job_queue_size,
         devices=devices,
-        min_workers=max(1, limits.minimum),  # minWorkers=0 needs a start on demand, which this version has not
+        min_workers=max(
+            1, limits.minimum
+        ),  # minWorkers=0 needs a start on demand, which this version has not
         max_workers=limits.maximum,
         slots_per_group=config.slots_per_group,
         parallel_loading=config.parallel_loading,

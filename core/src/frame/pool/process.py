@@ -72,7 +72,7 @@ async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
     bundle = make_bundle(folder / "path", settings.engine)
     socket_path = folder / "s"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.setblocking(False)  # noqa: FBT003
+    listener.setblocking(False)
     listener.bind(str(socket_path))
     listener.listen(8)
     token = secrets.token_hex(16)

@@ -61,7 +61,11 @@ class Server:
             if found is not None:
                 return found
             if has_ended or time.monotonic() > deadline:
-                what = f"ended with {self._process.returncode}" if has_ended else f"no {pattern!r} in {timeout:g} s"
+                what = (
+                    f"ended with {self._process.returncode}"
+                    if has_ended
+                    else f"no {pattern!r} in {timeout:g} s"
+                )
                 raise ServerError(f"server: {what}\n{self.log()[-4000:]}")
             time.sleep(_POLL_SECONDS)
 
@@ -113,7 +117,11 @@ def run_server(
             command.append(str(store))
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env={**os.environ, **(environ or {})}, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                command,
+                env={**os.environ, **(environ or {})},
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
             )
         server = Server(process, log)
         try:

@@ -82,7 +82,7 @@ class FrameDecoder:
         """
         frames: list[Frame] = []
         view = memoryview(data)
-        while len(view):
+        while view:
             if self._body is None:
                 view = self._feed_start(view)
             else:

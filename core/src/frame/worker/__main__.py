@@ -26,7 +26,9 @@ def main() -> int:
     parser.add_argument("--log-level", default="INFO")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    logging.basicConfig(level=arguments.log_level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=arguments.log_level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(arguments.socket)
     channel = Channel(connection)

@@ -6,13 +6,19 @@ from frame.contract.requests import Buffer, Part, RequestError, Response
 from frame.wire.messages import AnswerHead
 from frame.worker.channel import place_parts
 
-_MEMORY_TEXTS = ("CUDA error: out of memory", "CUDA out of memory", "No available memory for the cache blocks")
+_MEMORY_TEXTS = (
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "No available memory for the cache blocks",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception says that memory ran out (DJL's test: class name or text)."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(text in str(error) for text in _MEMORY_TEXTS)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(
+        text in str(error) for text in _MEMORY_TEXTS
+    )
 
 
 def as_request_error(error: Exception) -> RequestError:

@@ -77,7 +77,9 @@ class Channel:
         if direct is not None:
             size = self._socket.recv_into(direct)
             return self._decoder.received_directly(size) if size else None
-        size, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        size, ancillary, _, _ = self._socket.recvmsg_into(
+            [self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")

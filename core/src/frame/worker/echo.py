@@ -38,7 +38,9 @@ class EchoModel(Model):
         if self._options.delay_ms:
             time.sleep(self._options.delay_ms / 1000)  # it stands for a model's work
         if self._options.mode == "stream":
-            return [ResponseStream(head=Response(properties=_TEXT), chunks=_words(request)) for request in batch]
+            return [
+                ResponseStream(head=Response(properties=_TEXT), chunks=_words(request)) for request in batch
+            ]
         return [_echo(request) for request in batch]
 
 
@@ -83,6 +85,7 @@ class EchoEngine(Engine):
         """Return the model that the options ask for."""
         options: EchoOptions = spec.options
         return EchoSequence(options) if options.mode == "sequence" else EchoModel(options, self.context.slots)
+
 
 def _words(request: Request) -> Iterator[bytes]:
     return (word + b" " for word in bytes(request.data).split())

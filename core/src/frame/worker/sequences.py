@@ -64,7 +64,9 @@ class SequenceDriver:
                 if not self._running and not self._is_draining:
                     work = self._work.get()
                 elif all(item.is_done for item in self._running.values()):
-                    work = self._work.get(timeout=0.01)  # only slow readers are left: look at their credits again
+                    work = self._work.get(
+                        timeout=0.01
+                    )  # only slow readers are left: look at their credits again
                 else:
                     work = self._work.get_nowait()
             except queue.Empty:
@@ -75,7 +77,9 @@ class SequenceDriver:
             reader = PartReader(work.buffers)
             self._jobs.add(job.id for job in work.head.jobs)
             for job in work.head.jobs:
-                self._admit(work.head.batch, job.id, build_request(job, reader, self._jobs, splits_forms=True))
+                self._admit(
+                    work.head.batch, job.id, build_request(job, reader, self._jobs, splits_forms=True)
+                )
 
     def _admit(self, batch: int, job: int, request: object) -> None:
         error = request if isinstance(request, RequestError) else None

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel
-from frame.contract.requests import RequestError
 from frame.contract.options import option_keys, parse_options
+from frame.contract.requests import RequestError
 from frame.wire.messages import Kind, LoadedHead, LoadFailedHead, LoadHead, SpecHead, StageHead, run_from_json
 from frame.worker.answers import is_out_of_memory
 from frame.worker.channel import Channel
@@ -61,7 +61,7 @@ class Session:
         try:
             for kind, head, buffers in self._channel.messages():
                 self._take(kind, head, buffers)
-        except Exception:  # fault line: a broken connection must end the process, whatever broke it
+        except Exception:  # noqa: BLE001  # fault line: a broken connection must end the process, whatever broke it
             _log.exception("connection_failed")
         finally:
             sys.stderr.flush()
@@ -106,7 +106,9 @@ class Session:
             slots=head.slots if head.shares_model is not False else 1,
         )
         engine: Engine = engine_type(context)
-        sys.path.insert(0, head.path)  # only now: a model's torch.py must not hide the framework from the engine
+        sys.path.insert(
+            0, head.path
+        )  # only now: a model's torch.py must not hide the framework from the engine
         self._enter_stage("load model")
         known = option_keys(options_type)
         own = {key: value for key, value in head.properties.items() if key in known}
@@ -128,7 +130,9 @@ class Session:
         status = 507 if is_out_of_memory(error) else 500
         if isinstance(error, RequestError):
             message, status = error.message, error.status
-        self._channel.send(Kind.LOAD_FAILED, LoadFailedHead(stage=self._stage, status=status, message=message))
+        self._channel.send(
+            Kind.LOAD_FAILED, LoadFailedHead(stage=self._stage, status=status, message=message)
+        )
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -137,7 +141,10 @@ class Session:
         self._slots = 1 if isinstance(model, SequenceModel) or head.shares_model is False else max(1, shared)
         self._enter_stage("warm-up")
         ends_on_error = head.world_size > 1
-        others = [_SlotThread(self, engine, model, index, ends_on_error) for index in range(1, self._slots)]
+        others = [
+            _SlotThread(self, engine, model, index, ends_on_error=ends_on_error)
+            for index in range(1, self._slots)
+        ]
         try:
             with slot_context(engine):
                 model.warm_up()
@@ -145,7 +152,7 @@ class Session:
                     thread.start_warm()
                 self._report_loaded(model)
                 self.drive(model, ends_on_error=ends_on_error)
-        except Exception as error:  # fault line: around a plugin's code
+        except Exception as error:  # noqa: BLE001  # fault line: around a plugin's code
             if self._stage == "warm-up":
                 self._report_failure(error)
             else:
@@ -170,7 +177,10 @@ class Session:
             loaded.capacity = model.capacity()
         if model.signature is not None:
             loaded.inputs, loaded.outputs = (
-                [SpecHead(spec.name, spec.dtype, None if spec.shape is None else list(spec.shape)) for spec in specs]
+                [
+                    SpecHead(spec.name, spec.dtype, None if spec.shape is None else list(spec.shape))
+                    for spec in specs
+                ]
                 for specs in (model.signature.inputs, model.signature.outputs)
             )
         self._channel.send(Kind.LOADED, loaded)
@@ -179,7 +189,9 @@ class Session:
 class _SlotThread(threading.Thread):
     """A further slot of the same model; warmed up before the model counts as loaded."""
 
-    def __init__(self, session: Session, engine: Engine, model: Model, index: int, ends_on_error: bool) -> None:  # noqa: FBT001
+    def __init__(
+        self, session: Session, engine: Engine, model: Model, index: int, ends_on_error: bool
+    ) -> None:
         super().__init__(name=f"frame-slot-{index}", daemon=True)
         self._session, self._engine, self._model = session, engine, model
         self._ends_on_error = ends_on_error
@@ -205,7 +217,9 @@ class _SlotThread(threading.Thread):
                 finally:
                     self._warm.set()
                 self._session.drive(self._model, ends_on_error=self._ends_on_error)
-        except Exception:  # fault line: a slot that cannot go on must end the group, or its batches would hang
+        except (
+            Exception
+        ):  # fault line: a slot that cannot go on must end the group, or its batches would hang
             _log.exception("slot_failed")
             sys.stderr.flush()
             os._exit(1)

@@ -37,7 +37,9 @@ class Work:
 WorkQueue = queue.SimpleQueue[Work | None]
 
 
-def build_request(job: JobHead, reader: PartReader, jobs: JobTable, *, splits_forms: bool) -> Request | RequestError:
+def build_request(
+    job: JobHead, reader: PartReader, jobs: JobTable, *, splits_forms: bool
+) -> Request | RequestError:
     """Return the request of a job, or what is wrong with its body."""
     codec = job.codec or DEFAULT_CODEC
     properties = Properties(job.properties)
@@ -63,7 +65,9 @@ class Slot:
     Invariants: every job of a batch is answered once, or was cancelled; the batch's end is reported last.
     """
 
-    def __init__(self, model: Model, channel: Channel, jobs: JobTable, work: WorkQueue, *, ends_on_error: bool) -> None:
+    def __init__(
+        self, model: Model, channel: Channel, jobs: JobTable, work: WorkQueue, *, ends_on_error: bool
+    ) -> None:
         self._model = model
         self._channel = channel
         self._jobs = jobs
@@ -81,9 +85,19 @@ class Slot:
         BATCH_STATS.set(stats)
         ids = [job.id for job in work.head.jobs]
         waiting, results = self._predict(work, stats)
-        streams = [(job, item) for job, item in zip(waiting, results, strict=True) if isinstance(item, ResponseStream)]
-        whole = [(job, item) for job, item in zip(waiting, results, strict=True) if not isinstance(item, ResponseStream)]
-        end = BatchEnd(decode=stats.decode, compute=stats.compute, encode=stats.encode, calls=max(1, stats.calls))
+        streams = [
+            (job, item)
+            for job, item in zip(waiting, results, strict=True)
+            if isinstance(item, ResponseStream)
+        ]
+        whole = [
+            (job, item)
+            for job, item in zip(waiting, results, strict=True)
+            if not isinstance(item, ResponseStream)
+        ]
+        end = BatchEnd(
+            decode=stats.decode, compute=stats.compute, encode=stats.encode, calls=max(1, stats.calls)
+        )
         self._send_answers(work.head.batch, whole, None if streams else end)
         if streams:
             run_streams(self._channel, self._jobs, streams)
@@ -96,7 +110,8 @@ class Slot:
         started = time.monotonic()
         splits_forms = not isinstance(self._model, TensorModel)
         built = [
-            (job.id, build_request(job, reader, self._jobs, splits_forms=splits_forms)) for job in work.head.jobs
+            (job.id, build_request(job, reader, self._jobs, splits_forms=splits_forms))
+            for job in work.head.jobs
         ]
         waiting = [(job, item) for job, item in built if not self._jobs.is_cancelled(job)]
         requests = [item for _, item in waiting if isinstance(item, Request)]
@@ -121,7 +136,9 @@ class Slot:
             return [as_request_error(error)] * len(requests)
         return results
 
-    def _send_answers(self, batch: int, whole: list[tuple[int, Response | RequestError]], end: BatchEnd | None) -> None:
+    def _send_answers(
+        self, batch: int, whole: list[tuple[int, Response | RequestError]], end: BatchEnd | None
+    ) -> None:
         """Send whole answers, `end` with the last message."""
         for start in range(0, max(1, len(whole)), _ANSWERS_PER_MESSAGE):
             heads: list[AnswerHead] = []
@@ -129,10 +146,14 @@ class Slot:
             for job, item in whole[start : start + _ANSWERS_PER_MESSAGE]:
                 add_answer(heads, bodies, job, item)
             is_last = start + _ANSWERS_PER_MESSAGE >= len(whole)
-            self._channel.send(Kind.ANSWERS, AnswersHead(batch=batch, jobs=heads, end=end if is_last else None), bodies)
+            self._channel.send(
+                Kind.ANSWERS, AnswersHead(batch=batch, jobs=heads, end=end if is_last else None), bodies
+            )
 
 
-def add_answer(heads: list[AnswerHead], bodies: list[Buffer], job: int, item: Response | RequestError) -> None:
+def add_answer(
+    heads: list[AnswerHead], bodies: list[Buffer], job: int, item: Response | RequestError
+) -> None:
     """Append a job's answer to the heads and bodies of a message, numbering its descriptor."""
     head, parts = error_head(job, item) if isinstance(item, RequestError) else response_head(job, item)
     before = sum(1 for other in heads for part in other.parts if part[2] >= 0) if parts else 0

@@ -145,5 +145,5 @@ def _break(channel: Channel, item: _Active, error: RequestError) -> None:
 def _close(item: _Active) -> None:
     try:
         item.stream.close()
-    except Exception:  # fault line: around a plugin's code
+    except Exception:  # noqa: BLE001  # fault line: around a plugin's code
         _log.exception("stream_close_failed job=%d", item.job)

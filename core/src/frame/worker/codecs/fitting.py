@@ -117,7 +117,7 @@ def check_names(names: Mapping[str, object], signature: Signature) -> None:
 
 def widen(array: Array, spec: TensorSpec) -> Array:
     """Return the array in the signature's dtype, C-contiguous and aligned, without changing a value."""
-    if spec.dtype in TEXT_DTYPES:
+    if spec.dtype in TEXT_DTYPES or (not spec.dtype and array.dtype.kind in "OUS"):
         return _as_text(array, spec)
     have = array.dtype
     want = np.dtype(spec.dtype) if spec.dtype else have.newbyteorder("=")
