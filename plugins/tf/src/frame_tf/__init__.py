@@ -1,0 +1,1 @@
+"""Frame's engine for TensorFlow SavedModels."""
