@@ -239,10 +239,9 @@ def test_second_model_of_a_name_is_a_problem_and_the_first_is_served(store, buil
     put(store, "a_b/m.onnx")
     catalog = build()
     assert [entry.url for entry in catalog.entries] == [str(store / "a-b")]
-    assert catalog.problems == (
-        f"{store / 'a_b'}: there is a model a_b already, from {store / 'a-b'}; "
-        "give one of them another name or version: NAME:VERSION=PATH",
-    )
+    (problem,) = catalog.problems
+    assert problem.startswith(f"{store / 'a_b'}: there is a model a_b already, from {store / 'a-b'}; ")
+    assert problem.endswith("NAME:VERSION=PATH")
     versioned = build(f"m:1={store / 'a-b'}", f"m:1={store / 'a_b'}")
     assert "a model m:1 already" in versioned.problems[0]
 
