@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import itertools
 import json
-import signal
-import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,14 +16,38 @@ from typing import Any
 import httpx
 import pytest
 import tomllib
+from frame.testing.server import run_server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 CASES = tomllib.loads((EXAMPLES / "cases.toml").read_text())["case"]
 TENSOR_MODELS = sorted({case["model"] for case in CASES if case["engine"] != "python"})
 BUILD = 280.0  # seconds for a build with its downloads
+SENTENCES = {
+    "inputs": ["input_ids int64 [-1, -1]", "attention_mask int64 [-1, -1]"],
+    "outputs": ["embedding float32 [-1, 384]"],
+}
+SIGNATURES = {
+    "basic_pitch": {
+        "inputs": ["input_2 float32 [-1, 43844, 1]"],
+        "outputs": [
+            *("contour float32 [-1, 172, 264]", "note float32 [-1, 172, 88]", "onset float32 [-1, 172, 88]"),
+        ],
+    },
+    "magika": {"inputs": ["bytes int32 [-1, 2048]"], "outputs": ["target_label float32 [-1, 214]"]},
+    "minilm": SENTENCES,
+    "minilm_export": SENTENCES,
+    "silero_vad_jit": {"inputs": ["x float32 [-1, 512]"], "outputs": ["speech float32 [-1, 1]"]},
+    "silero_vad_onnx": {
+        "inputs": ["input float32 [-1, -1]", "state float32 [2, -1, 128]", "sr int64 []"],
+        "outputs": ["output float32 [-1, 1]", "stateN float32 [-1, -1, -1]"],
+    },
+    "text_direction": {
+        "inputs": ["x float32 [-1, 3, -1, -1]"],
+        "outputs": ["save_infer_model/scale_0.tmp_1 float32 [-1, 2]"],
+    },
+}
 START = 240.0  # seconds until nine models on two cores are ready
-STOP = 30.0  # seconds
 CHUNK = 512  # samples, of the voice detector
 CONTEXT = 64
 pytestmark = [pytest.mark.slow(300), pytest.mark.timeout(300)]
@@ -58,48 +78,14 @@ def direct(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def url(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Serve the store; return the server's address."""
-    with serve(store, tmp_path_factory.mktemp("server") / "log") as address:
-        yield address
-
-
-@contextlib.contextmanager
-def serve(store: Path, log: Path) -> Iterator[str]:
-    """Start `frame serve` on a free port, wait until its models are ready, and end it at the end."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "frame", "serve", str(store), "--host", "127.0.0.1", "--port", str(port)]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT) as server,
-    ):
-        try:
-            wait_until_ready(server, f"http://127.0.0.1:{port}", log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                code = server.wait(STOP)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                raise
-        assert code == 0, log.read_text()[-4000:]
-
-
-def wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    """Return when every model answers to /ping as healthy; fail when the server ends or START is over."""
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            answer = httpx.get(f"{address}/ping", timeout=5)
-            states = {state["status"] for state in answer.json().values()}
-            assert "FAILED" not in states, answer.text
-            if answer.status_code == 200 and states == {"Healthy"}:
-                return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            pytest.fail(f"the server ended with {server.wait(0.2)}:\n{log.read_text()[-4000:]}")
-    pytest.fail(f"not ready after {START:.0f} s:\n{log.read_text()[-4000:]}")
+def url(store: Path) -> Iterator[str]:
+    """Serve the store; return the server's address when every model is ready."""
+    with run_server(store, timeout=START) as server:
+        states = httpx.get(f"{server.url}/ping", timeout=5)
+        assert {state["status"] for state in states.json().values()} == {"Healthy"}, (
+            states.text + server.log()
+        )
+        yield server.url
 
 
 @pytest.fixture
@@ -185,6 +171,16 @@ def test_every_printed_curl_line_works_when_pasted(url: str) -> None:
             assert done.stdout.startswith(case["shows"]), line
         else:
             assert as_known(json.loads(done.stdout), case) == [], line
+
+
+@pytest.mark.parametrize("model", TENSOR_MODELS)
+def test_a_model_says_what_goes_in_and_comes_out(client: httpx.Client, model: str) -> None:
+    signature = client.get(f"/models/{model}").json()[0]["models"][0]["signature"]
+    assert {side: [tensor_text(spec) for spec in signature[side]] for side in signature} == SIGNATURES[model]
+
+
+def tensor_text(spec: dict[str, Any]) -> str:
+    return f"{spec['name']} {spec['dtype']} {spec['shape']}"
 
 
 def test_all_models_answer_right_when_all_are_asked_at_once(client: httpx.Client) -> None:
