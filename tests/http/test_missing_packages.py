@@ -35,7 +35,7 @@ except ConfigError as error:
     [
         ("uvicorn", "http://127.0.0.1:0", "uvicorn", "pip install frame-core[uvicorn]"),
         ("httptools", "http://127.0.0.1:0", "uvicorn", "pip install frame-core[uvicorn]"),
-        ("cryptography", "https://127.0.0.1:0", "hypercorn", "pip install cryptography"),
+        ("cryptography", "https://127.0.0.1:0", "hypercorn", "pip install frame-core[tls]"),
     ],
 )
 def test_missing_package_is_named_with_its_remedy(

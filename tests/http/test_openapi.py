@@ -52,3 +52,12 @@ def test_references_lead_somewhere() -> None:
     assert references
     for reference in references:
         assert reference.removeprefix("#/components/schemas/") in DOCUMENT["components"]["schemas"]
+
+
+def test_query_parameters_are_described() -> None:
+    for path, verb, names in (
+        ("/invocations", "post", ["model_name", "model_version"]),
+        ("/models", "get", ["limit", "next_page_token"]),
+        ("/server/metrics", "get", ["name[]"]),
+    ):
+        assert [found["name"] for found in DOCUMENT["paths"][path][verb]["parameters"]] == names

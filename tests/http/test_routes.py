@@ -24,10 +24,10 @@ def endpoint(name: str, path: str, *methods: str) -> Endpoint:
 @pytest.mark.parametrize(
     ("method", "path", "name", "parameters"),
     [
-        ("POST", "/predictions/m", "predict", {"model": "m"}),
-        ("PATCH", "/predictions/m/v1", "predict_version", {"model": "m", "version": "v1"}),
-        ("POST", "/predictions/a%2Fb%20c", "predict", {"model": "a/b c"}),
-        ("GET", "/invocations", "invocations", {}),
+        ("POST", "/predictions/m", "djl_1", {"model": "m"}),
+        ("PATCH", "/predictions/m/v1", "djl_2", {"model": "m", "version": "v1"}),
+        ("POST", "/predictions/a%2Fb%20c", "djl_1", {"model": "a/b c"}),
+        ("GET", "/invocations", "djl_3", {}),
         ("GET", "/ping", "ping", {}),
         ("HEAD", "/ping", "ping", {}),
         ("GET", "/models", "list_models", {}),
@@ -101,3 +101,15 @@ def test_protocols_routes_become_inference_rows_of_the_data_plane() -> None:
 
 def test_only_inference_rows_are_on_the_data_plane() -> None:
     assert all(row.route_class == "inference" for row in default_table().endpoints if row.plane == "data")
+
+
+def test_listener_may_carry_inference_alone() -> None:
+    table = default_table().restricted_to("inference")
+    assert {row.path for row in table.endpoints} == {
+        "/predictions/{model}",
+        "/predictions/{model}/{version}",
+        "/invocations",
+        "/ping",
+        "/",
+    }
+    assert table.resolve("GET", "/models") == NoSuchPath()

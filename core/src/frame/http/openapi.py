@@ -47,7 +47,7 @@ def openapi_document(table: RouteTable, *, title: str = "Frame") -> Json:
 
 def _operation(endpoint: Endpoint) -> Json:
     parameters = [_path_parameter(name) for name in endpoint.parameters]
-    parameters += _QUERY_PARAMETERS.get(endpoint.name, [])
+    parameters += _QUERY_PARAMETERS.get(endpoint.path, [])
     operation: Json = {
         "operationId": endpoint.name,
         "tags": [endpoint.route_class],
@@ -71,16 +71,16 @@ def _query(name: str, text: str, schema: Mapping[str, Any]) -> Json:
 
 
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
-    "list_models": [
+    "/models": [
         _query(
             "limit", "Models on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}
         ),
         _query("next_page_token", "nextPageToken of the page before", _TEXT),
     ],
-    "metrics": [
+    "/server/metrics": [
         _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT}),
     ],
-    "invocations": [
+    "/invocations": [
         _query("model_name", "The model to run; may be left out when only one is served", _TEXT),
         _query("model_version", "Its version", _TEXT),
     ],

@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from frame.api import Protocol
+from frame.builtins import frame_protocols
 
 RouteClass = Literal["inference", "observe", "control"]
 Plane = Literal["data", "control"]
@@ -100,37 +101,6 @@ CONTROL_PLANE: tuple[Endpoint, ...] = (
 )
 """The server's own routes; protocols add theirs of class *inference* on the data plane."""
 
-DJL_PREDICTIONS: tuple[Endpoint, ...] = (
-    Endpoint(
-        name="predict",
-        path="/predictions/{model}",
-        methods=(ANY_METHOD,),
-        route_class="inference",
-        plane="data",
-        summary="Run a model; its versions take turns",
-        protocol="djl",
-    ),
-    Endpoint(
-        name="predict_version",
-        path="/predictions/{model}/{version}",
-        methods=(ANY_METHOD,),
-        route_class="inference",
-        plane="data",
-        summary="Run one version of a model",
-        protocol="djl",
-    ),
-    Endpoint(
-        name="invocations",
-        path="/invocations",
-        methods=(ANY_METHOD,),
-        route_class="inference",
-        plane="data",
-        summary="Run the model named by model_name, or the only one",
-        protocol="djl",
-    ),
-)
-"""DJL Serving's inference routes, the first protocol's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -191,6 +161,10 @@ class RouteTable:
             allowed.extend(endpoint.methods)
         return NoSuchMethod(tuple(dict.fromkeys(allowed))) if allowed else NoSuchPath()
 
+    def restricted_to(self, *classes: RouteClass) -> RouteTable:
+        """Return the table of a listener that carries these classes alone; all other paths are 404 there."""
+        return RouteTable(endpoint for endpoint in self.endpoints if endpoint.route_class in classes)
+
     def _refuse_clashes(self) -> None:
         names: set[str] = set()
         claimed: dict[tuple[str, ...], list[Endpoint]] = {}
@@ -214,7 +188,7 @@ def endpoints_of(protocol: Protocol) -> tuple[Endpoint, ...]:
             methods=tuple(method.upper() for method in route.methods),
             route_class="inference",
             plane="data",
-            summary=f"Run a model ({protocol.name})",
+            summary=_summary(route.path),
             protocol=protocol.name,
         )
         for number, route in enumerate(protocol.routes, start=1)
@@ -222,8 +196,17 @@ def endpoints_of(protocol: Protocol) -> tuple[Endpoint, ...]:
 
 
 def default_table() -> RouteTable:
-    """The server's routes with DJL Serving's predictions."""
-    return RouteTable((*DJL_PREDICTIONS, *CONTROL_PLANE))
+    """The routes of a server without protocol plugins: DJL Serving's predictions and the server's own."""
+    own = (endpoint for protocol in frame_protocols() for endpoint in endpoints_of(protocol))
+    return RouteTable((*own, *CONTROL_PLANE))
+
+
+def _summary(path: str) -> str:
+    if "{version}" in path:
+        return "Run one version of a model"
+    if "{model}" in path:
+        return "Run a model; its versions take turns"
+    return "Run the model that the request names, or the only one"
 
 
 def _is_parameter(segment: str) -> bool:

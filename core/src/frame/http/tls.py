@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 # TLS 1.2's ephemeral AEAD suites; HTTP/2 forbids most others (RFC 9113, A). TLS 1.3 has its own.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _SELF_SIGNED_DAYS = 365
-_NEEDS_CRYPTOGRAPHY = "pip install cryptography, or give certificate_file and private_key_file (PEM)"
+_NEEDS_CRYPTOGRAPHY = "pip install frame-core[tls], or give certificate_file and private_key_file (PEM)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
