@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
-import tempfile
 import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 from frame.api import Claim, EngineSpec, option
@@ -358,53 +355,6 @@ def test_unreadable_store_entry_stops_no_other(store, build, tmp_path):
     (store / "loop").symlink_to("loop")
     catalog = build()
     assert served(catalog) == {("good", None): "onnx"}
-
-
-@pytest.fixture
-def unreadable():
-    """Yield a function that locks a folder, and act as a user whom locks stop until the test ends."""
-    locked = []
-
-    def lock(folder):
-        folder.chmod(0)
-        locked.append(folder)
-        if os.geteuid() == 0:
-            os.seteuid(65534)
-
-    yield lock
-    if os.getuid() == 0:
-        os.seteuid(0)
-    for folder in locked:
-        folder.chmod(0o755)
-
-
-@pytest.fixture
-def open_store():
-    with tempfile.TemporaryDirectory() as text:
-        Path(text).chmod(0o755)
-        yield Path(text)
-
-
-def build_from(store):
-    config = load_server_config(None, {"model_store": str(store)}, {})
-    return build_catalog(config, (), ENGINES, {}, lenient=False)
-
-
-def test_unreadable_model_is_refused_by_name_and_the_others_are_served(open_store, unreadable):
-    put(open_store, "good/m.onnx")
-    put(open_store, "secret/m.onnx")
-    unreadable(open_store / "secret")
-    catalog = build_from(open_store)
-    assert served(catalog) == {("good", None): "onnx"}
-    assert "secret: cannot be read: Permission denied" in catalog.entries[1].problems[0]
-
-
-def test_unreadable_store_is_a_problem(open_store, unreadable):
-    put(open_store, "m/m.onnx")
-    unreadable(open_store)
-    catalog = build_from(open_store)
-    assert catalog.entries == ()
-    assert "cannot be read: Permission denied" in catalog.problems[0]
 
 
 def test_cache_is_where_the_settings_say(tmp_path):
