@@ -206,7 +206,7 @@ def _summary(path: str) -> str:
         return "Run one version of a model"
     if "{model}" in path:
         return "Run a model; its versions take turns"
-    return "Run the model that the request names, or the only one"
+    return "Run the model named by model_name, or the only one"
 
 
 def _is_parameter(segment: str) -> bool:
