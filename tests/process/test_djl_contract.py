@@ -202,6 +202,8 @@ def put_wheel(folder: Path, name: str, version: str) -> None:
 
 
 NEEDY = """
+import os
+
 import click
 import msgspec
 from djl_python import Input, Output
@@ -210,20 +212,21 @@ from djl_python import Input, Output
 def handle(inputs: Input):
     if inputs.is_empty():
         return None
-    return Output().add_as_json({"click": click.VERSION, "sees": msgspec.__name__})
+    seen = [os.environ.get(name) for name in ("GREETING", "MY_SECRET")]
+    return Output().add_as_json({"click": click.VERSION, "sees": msgspec.__name__, "environ": seen})
 """
 
 
 @pytest.mark.slow(60)
 @pytest.mark.timeout(60)
-def test_requirements_win_over_the_servers_packages_and_the_others_stay_visible(tmp_path: Path) -> None:
-    model = put(tmp_path / "store" / "needy", NEEDY)
+def test_requirements_win_over_the_servers_packages_and_the_environment_is_the_models(tmp_path: Path) -> None:
+    model = put(tmp_path / "store" / "needy", NEEDY, "option.env=GREETING=hi\n")
     (model / "requirements.txt").write_text("click==0.0.1\n")  # the server has another
     put_wheel(model / "requirements", "click", "0.0.1")
-    environ = {"DJL_OFFLINE": "true", "DJL_CACHE_DIR": str(tmp_path / "cache")}
+    environ = {"DJL_OFFLINE": "true", "DJL_CACHE_DIR": str(tmp_path / "cache"), "MY_SECRET": "x"}
     with run_server(tmp_path / "store", environ=environ) as running:
         answer = httpx.post(f"{running.url}/predictions/needy", content=b"x")
-        assert answer.json() == {"click": "0.0.1", "sees": "msgspec"}
+        assert answer.json() == {"click": "0.0.1", "sees": "msgspec", "environ": ["hi", None]}
 
 
 def run_frame(*arguments: str) -> subprocess.CompletedProcess[str]:
