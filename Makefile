@@ -24,7 +24,7 @@ store: setup
 	$(BIN)/python examples/build_store.py
 
 demo: store
-	$(BIN)/python examples/curl.py --address $(DEMO_ADDRESS)
+	$(BIN)/python examples/curl.py --url http://$(DEMO_ADDRESS)
 	$(BIN)/frame serve examples/model_store \
 		--host $(firstword $(subst :, ,$(DEMO_ADDRESS))) --port $(lastword $(subst :, ,$(DEMO_ADDRESS)))
 
