@@ -14,6 +14,8 @@ from frame.contract.signatures import Signature
 if TYPE_CHECKING:
     import numpy as np
 
+    from frame.worker.codecs.images import ImageInput
+
 JobId: TypeAlias = int
 Tensors: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
 
@@ -85,6 +87,8 @@ class TensorModel(Model):
     """A model over named arrays; decodes, groups what can be stacked, runs `forward`, splits, encodes."""
 
     signature: Signature
+    image_input: ImageInput | None = None
+    """How an image body becomes an input; the worker sets it from the `width`, `mean`, … of serving.properties."""
 
     @abstractmethod
     def forward(self, inputs: Tensors) -> Tensors:

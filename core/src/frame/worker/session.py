@@ -13,7 +13,7 @@ import traceback
 from contextlib import AbstractContextManager
 from typing import Any
 
-from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel
+from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel, TensorModel
 from frame.contract.options import option_keys, parse_options
 from frame.contract.requests import RequestError
 from frame.wire.messages import Kind, LoadedHead, LoadFailedHead, LoadHead, SpecHead, StageHead, run_from_json
@@ -121,7 +121,12 @@ class Session:
             properties=head.properties,
             batch_size=head.batch_size,
         )
-        return engine, engine.load(spec)
+        model = engine.load(spec)
+        if isinstance(model, TensorModel):
+            from frame.worker.codecs.images import image_input  # numpy: only where there are tensors
+
+            model.image_input = image_input(head.properties, model.signature)
+        return engine, model
 
     def _report_failure(self, error: Exception) -> None:
         traceback.print_exception(error)

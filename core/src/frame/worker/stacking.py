@@ -82,7 +82,7 @@ def _decode(model: TensorModel, request: Request) -> _Job:
 
 def _read(model: TensorModel, request: Request) -> RequestTensors:
     codec = importlib.import_module(request.codec)
-    image: ImageInput | None = getattr(model, "image_input", None)
+    image: ImageInput | None = model.image_input
     if image is not None and (body := _image_body(codec, request, image)) is not None:
         tensors = fit({image.spec.name: decode_image(body, image)[None]}, model.signature)
         return RequestTensors(tensors, has_batch_axis=False)
