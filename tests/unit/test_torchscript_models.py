@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import warnings
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from frame.api import EngineContext, ModelSpec, RequestError, TensorSpec
+from frame.api import EngineContext, ModelSpec, Part, Properties, Request, RequestError, TensorSpec
 from frame_torchscript.engine import TorchScriptEngine
 from frame_torchscript.options import TorchScriptOptions
 
@@ -28,6 +29,19 @@ def load(folder, name="model.pt", *, slots=4, **options):
 
 def shapes(specs):
     return {spec.name: (spec.dtype, spec.shape) for spec in specs}
+
+
+def ask(number, inputs):
+    body = json.dumps({"inputs": inputs}).encode()
+    return Request(
+        id=str(number),
+        properties=Properties({"content-type": "application/json"}),
+        parts=(Part("data", body),),
+    )
+
+
+def told(response):
+    return json.loads(bytes(response.parts[0].data))["predictions"]
 
 
 class Encoder(torch.nn.Module):
@@ -229,6 +243,54 @@ def test_a_reset_method_gives_every_call_a_fresh_state(tmp_path, options):
     x = np.ones((1, 2), np.float32)
     for _ in range(3):
         np.testing.assert_array_equal(loaded.forward({"x": x})["output_0"], [[3, 3]])
+
+
+def test_requests_of_one_batch_each_get_the_answer_of_a_fresh_state(tmp_path):
+    torch.jit.script(Counter()).save(tmp_path / "model.pt")
+    loaded = load(tmp_path, inputs="x:float32[-1,2]", reset="restart")
+    loaded.warm_up()
+    answers = loaded.predict([ask(0, [[1, 1]]), ask(1, [[5, 5]]), ask(2, [[1, 1]])])
+    assert [told(answer) for answer in answers] == [[[3, 3]], [[15, 15]], [[3, 3]]]
+
+
+def test_an_answer_that_is_the_state_itself_is_not_changed_by_the_next_request(tmp_path):
+    class Total(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("total", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.total += x.sum()
+            return self.total
+
+    torch.jit.script(Total()).save(tmp_path / "model.pt")
+    loaded = load(tmp_path, inputs="x:float32[-1,-1]")
+    answers = loaded.predict([ask(0, [[1, 1]]), ask(1, [[1, 1, 1]])])
+    assert [told(answer) for answer in answers] == [[2], [5]]
+
+
+def test_one_requests_bad_index_fails_alone_in_its_batch(tmp_path):
+    model = Encoder().eval()
+    ids = torch.tensor([[1, 2, 3]])
+    torch.jit.trace(model, (ids, torch.ones_like(ids)), strict=False).save(tmp_path / "model.pt")
+    rows = [[[1, 2]], [[3, 99]], [[5, 6]]]
+    answers = load(tmp_path).predict(
+        [ask(n, {"input_ids": row, "attention_mask": [[1, 1]]}) for n, row in enumerate(rows)]
+    )
+    assert answers[1].status == 400
+    assert "index out of range" in answers[1].message
+    for n in (0, 2):
+        expected = model(torch.tensor(rows[n]), torch.ones(1, 2))["pooled"].tolist()
+        np.testing.assert_allclose(told(answers[n])["pooled"], expected, rtol=1e-5)
+
+
+def test_json_for_an_undeclared_module_is_taken_as_it_is_written(tmp_path):
+    torch.jit.script(torch.nn.Embedding(5, 2)).save(tmp_path / "model.pt")
+    loaded = load(tmp_path)
+    taken, refused = loaded.predict([ask(0, [[1, 4]]), ask(1, [[0.5]])])
+    weights = told(loaded.predict([ask(2, [0, 1, 2, 3, 4])])[0])
+    assert told(taken) == [[weights[1], weights[4]]]
+    assert refused.status == 400
 
 
 @pytest.mark.parametrize("option", ["freeze", "optimize_for_inference"])

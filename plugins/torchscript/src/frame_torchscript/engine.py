@@ -98,7 +98,10 @@ class TorchModel(TensorModel):
                 if program.reset is not None:
                     program.reset()
                 result = program.run(self._tensors(program, inputs))
-                return to_numpy(rename(named_tensors(result), self._output_names))
+                outputs = rename(named_tensors(result), self._output_names)
+                if program.keeps_state:  # an output may be the state itself, which the next call changes
+                    outputs = {name: tensor.clone() for name, tensor in outputs.items()}
+                return to_numpy(outputs)
         except RequestError:
             raise
         except REFUSALS as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +52,11 @@ def load_exported(path: Path, options: TorchScriptOptions, device: torch.device)
 
 def _open(path: Path, device: torch.device) -> Any:
     try:
-        program = torch.export.load(str(path))
+        with warnings.catch_warnings():  # torch 2.11 reads weights from a buffer that it never writes
+            warnings.filterwarnings(
+                "ignore", message="The given buffer is not writable", category=UserWarning
+            )
+            program = torch.export.load(str(path))
     except (RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path.name}: torch {torch.__version__} cannot load it: {lines[0]}") from error
