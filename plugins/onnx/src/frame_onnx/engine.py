@@ -61,7 +61,7 @@ _LOAD_ERRORS = (
 )
 _RUN_ERRORS = (ort_errors.Fail, ort_errors.RuntimeException, ort_errors.EPFail)
 _MEMORY_TEXTS = ("bad_alloc", "Failed to allocate memory", "out of memory", "bfc_arena")
-_LOG_ERRORS_ONLY = 3
+_LOG_ERRORS_ONLY, _LOG_FATAL_ONLY = 3, 4
 
 
 class OnnxEngine(Engine):
@@ -130,7 +130,7 @@ class OnnxModel(TensorModel):
 def session_options(options: OnnxOptions, spec: ModelSpec, threads: int) -> Any:
     """Return ONNX Runtime's settings; `threads` counts where the options say nothing."""
     settings = ort.SessionOptions()
-    settings.log_severity_level = _LOG_ERRORS_ONLY
+    settings.log_severity_level = _LOG_FATAL_ONLY  # a failed run is raised, and logged by who catches it
     settings.intra_op_num_threads = options.intra_op_num_threads or threads
     settings.inter_op_num_threads = options.inter_op_num_threads
     is_parallel = options.executionMode == "PARALLEL"
