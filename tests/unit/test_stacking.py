@@ -175,6 +175,13 @@ def test_inputs_of_unknown_rank_are_stacked_by_their_first_axis():
     assert model.calls == [[(2, 2)], [(1,)]]
 
 
+def test_inputs_of_unknown_rank_that_differ_in_rows_are_never_stacked():
+    outputs = (TensorSpec("a2", "float32", None), TensorSpec("b2", "float32", None))
+    model = Doubling(TensorSpec("a", "float32", None), TensorSpec("b", "float32", None), outputs=outputs)
+    assert answers(model, *[{"inputs": {"a": [1, 2], "b": [3]}}] * 2) == [{"a2": [2, 4], "b2": [6]}] * 2
+    assert model.calls == [[(2,), (1,)]] * 2
+
+
 def test_a_forward_that_returns_no_dict_of_arrays_is_424():
     class Wrong(Doubling):
         def forward(self, inputs):
