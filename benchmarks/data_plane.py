@@ -15,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from load import Load, free_port, median_spread, process, wrk
-
 from frame.testing import run_server
+from load import Load, free_port, median_spread, process, wrk
 
 CONNECTIONS = (1, 32, 256)
 PROPERTIES = "engine=echo\nbatch_size=32\nmax_batch_delay=0\n"

@@ -11,29 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
-from prometheus_client import CollectorRegistry
 
+from frame.cli.listeners import Listening, adapters, app_maker, listeners, tls_files
 from frame.cli.settings import CommandSettings
 from frame.config.settings import ModelConfig, ServerConfig
 from frame.contract.engines import EngineSpec
 from frame.errors import FrameError
-from frame.http.addresses import ListenAddress
-from frame.http.app import FrameApp
-from frame.http.control import create_app
 from frame.http.dataplane import DataPlane
-from frame.http.invocation import Adapter
-from frame.http.routes import CONTROL_PLANE, RouteTable, endpoints_of
-from frame.http.servers import serve
+from frame.http.servers import AsgiApp, serve
 from frame.http.settings import data_plane_settings
-from frame.http.tls import TlsFiles
-from frame.plugins import Plugins
 from frame.pool.budget import ByteBudget
 from frame.pool.devices import place
 from frame.pool.manager import BrokenModel, WorkloadManager, usable_cores
-from frame.pool.metrics import FrameCollector
 from frame.pool.plan import ModelPlan, make_plan
 from frame.store.catalog import Catalog, build_catalog, models_cache
-from frame.worker.session import resolve
 
 _log = logging.getLogger("frame")
 _FAILED_START = 1
@@ -120,46 +111,42 @@ class _Server:
             self._stop.set()
 
     async def _serve(self, tasks: asyncio.TaskGroup, manager: WorkloadManager) -> None:
-        table = RouteTable(
-            (
-                *(endpoint for item in self._settings.plugins.protocols for endpoint in endpoints_of(item)),
-                *CONTROL_PLANE,
-            )
-        )
-        registry = CollectorRegistry()
-        registry.register(FrameCollector(manager.metrics, lambda: manager.budget.used))
-        settings = data_plane_settings(self._config)
-        control = create_app(
-            manager,
-            registry,
-            table,
-            allow_multi_status=self._config.allow_multi_status,
-            request_id_header=self._config.request_id_header_key,
-        )
-        data_plane = DataPlane(manager, _adapters(self._settings.plugins, self._config), settings)
+        """Serve every listener until told to stop; one that cannot listen ends the server."""
+        protocols = self._settings.plugins.protocols
+        data_plane = DataPlane(manager, adapters(protocols, self._config), data_plane_settings(self._config))
+        make_app = app_maker(self._config, manager, data_plane)
         sweeper = tasks.create_task(data_plane.run())
-        address = self._config.inference_address
         try:
-            await serve(
-                FrameApp(table, data_plane, control),
-                address=ListenAddress(
-                    scheme=address.scheme, host=address.host, port=address.port, path=address.path
-                ),
-                server=self._config.http_server,
-                tls=_tls(self._config),
-                stop=self._stop,
-                ready=self._announce,
-                graceful_timeout=self._config.drain_timeout,
-            )
+            async with asyncio.TaskGroup() as servers:
+                for listening in listeners(self._config, protocols):
+                    servers.create_task(self._listen(listening, make_app(listening.table)))
+        except* FrameError as errors:
+            raise errors.exceptions[0] from None
         finally:
             sweeper.cancel()
+
+    async def _listen(self, listening: Listening, app: AsgiApp) -> None:
+        await serve(
+            app,
+            address=listening.address,
+            server=self._config.http_server,
+            tls=tls_files(self._config),
+            stop=self._stop,
+            ready=self._announce,
+            graceful_timeout=self._config.drain_timeout,
+        )
 
     def _announce(self, urls: Sequence[str]) -> None:
         for url in urls:
             _log.info("server_ready address=%s pid=%d", url, os.getpid())
 
     def _ask_stop(self, number: int) -> None:
-        _log.info("server_stops signal=%s", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if self._stop.is_set():
+            _log.warning("server_ends_now signal=%s", name)  # workers die with this process
+            logging.shutdown()
+            os._exit(128 + number)
+        _log.info("server_stops signal=%s", name)
         self._stop.set()
 
     def _manager(self) -> WorkloadManager:
@@ -188,26 +175,3 @@ class _Server:
             cores=usable_cores(),
             environ=self._settings.environ,
         )
-
-
-def _adapters(plugins: Plugins, config: ServerConfig) -> dict[str, tuple[Adapter, str]]:
-    """Construct the router half of every protocol."""
-    return {
-        protocol.name: (
-            resolve(protocol.target)(allows_handler_override=config.allow_request_handler_override),
-            protocol.codec,
-        )
-        for protocol in plugins.protocols
-    }
-
-
-def _tls(config: ServerConfig) -> TlsFiles | None:
-    if config.certificate_file is None and config.keystore is None:
-        return None
-    return TlsFiles(
-        certificate_file=config.certificate_file,
-        private_key_file=config.private_key_file,
-        keystore=config.keystore,
-        keystore_pass=config.keystore_pass,
-        keystore_type=config.keystore_type,
-    )

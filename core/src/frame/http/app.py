@@ -1,22 +1,33 @@
-"""The one ASGI callable: inference paths to the data plane, all others to the control plane."""
+"""The one ASGI callable of a listener: inference paths to the data plane, all others to the control plane."""
 
 from __future__ import annotations
 
+from frame.http.answers import JSON_TYPE, NO_CACHE_HEADERS
 from frame.http.dataplane import DataPlane
+from frame.http.invocation import Headers
 from frame.http.routes import Found, Resolved, RouteTable
-from frame.http.servers import AsgiApp, Receive, Scope, Send
+from frame.http.servers import AsgiApp, Message, Receive, Scope, Send
 
 _MAX_CACHED = 1024
 """Paths whose resolution is remembered; clients choose paths, so their number is bounded."""
+_EMPTY_OBJECT = b"{}\n"  # DJL Serving's whole answer to OPTIONS of a prediction path
 
 
 class FrameApp:
     """Dispatches by the route table; the control plane words 404 and 405."""
 
-    def __init__(self, table: RouteTable, data_plane: DataPlane, control_plane: AsgiApp) -> None:
+    def __init__(
+        self,
+        table: RouteTable,
+        data_plane: DataPlane,
+        control_plane: AsgiApp,
+        cors: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """Serve `table`; `cors` are headers for every answer."""
         self._table = table
         self._data_plane = data_plane
         self._control_plane = control_plane
+        self._cors = cors
         self._cache: dict[tuple[str, bytes], Resolved] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,10 +36,14 @@ class FrameApp:
         found = self._cache.get(key)
         if found is None:
             found = self._resolve(key)
-        if isinstance(found, Found) and found.endpoint.plane == "data":
-            await self._data_plane(scope, receive, send, found)
-        else:
+        if self._cors:
+            send = _with_headers(send, self._cors)
+        if not isinstance(found, Found) or found.endpoint.plane != "data":
             await self._control_plane(scope, receive, send)
+        elif key[0] == "OPTIONS":
+            await _send_options(send)
+        else:
+            await self._data_plane(scope, receive, send, found)
 
     def _resolve(self, key: tuple[str, bytes]) -> Resolved:
         if len(self._cache) >= _MAX_CACHED:
@@ -36,3 +51,21 @@ class FrameApp:
         found = self._table.resolve(key[0], key[1].partition(b"?")[0].decode("latin-1"))
         self._cache[key] = found
         return found
+
+
+def _with_headers(send: Send, more: tuple[tuple[bytes, bytes], ...]) -> Send:
+    """Return a `send` that adds headers to every answer's start."""
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *more]}
+        await send(message)
+
+    return send_more
+
+
+async def _send_options(send: Send) -> None:
+    """Answer OPTIONS of a prediction path, which a browser asks before its first request."""
+    headers: Headers = [JSON_TYPE, *NO_CACHE_HEADERS, (b"content-length", str(len(_EMPTY_OBJECT)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _EMPTY_OBJECT})

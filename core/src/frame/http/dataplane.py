@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from functools import lru_cache
 
+from frame.contract.requests import RequestError
 from frame.errors import BadRequestError, CapacityError, FrameError
 from frame.http.answers import common_headers, request_id_from
 from frame.http.intake import ClientGoneError, Intake
@@ -22,9 +23,11 @@ from frame.pool.manager import WorkloadManager
 from frame.pool.metrics import outcome_of
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
+from frame.worker.codecs.multipart import is_form, split_form
 
 _log = logging.getLogger(__name__)
 DEFAULT_PRIORITY = 3  # DJL Serving's, for requests without x-priority
+_MAX_FORM_BYTES = 64 << 10
 TIMINGS_HEADER = b"x-frame-timings"
 _FORBIDDEN = frozenset(
     {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
@@ -72,9 +75,13 @@ class DataPlane:
         pool: ModelPool | None = None
         try:
             invocation = adapter.invocation(found.parameters, scope["query_string"], headers, request_id)
-            pool = self._find(invocation)
-            pool.check_ready()
+            if invocation.model is None:
+                invocation.model = self._manager.only_model()
+            if invocation.model is not None:
+                pool = self._manager.find(invocation.model, invocation.version)
+                pool.check_ready()
             payload = await self._intake.read(headers, receive)
+            found_pool = pool or self._find_after(invocation, payload)
         except ClientGoneError:
             return
         except FrameError as error:
@@ -87,19 +94,24 @@ class DataPlane:
             await self._run(
                 _Exchange(receive, send, headers),
                 adapter,
-                pool,
-                self._job(invocation, payload, codec, request_id, pool),
+                found_pool,
+                self._job(invocation, payload, codec, request_id, found_pool),
             )
         finally:
             self._intake.release(payload, size_bytes)
 
     # --- in -----------------------------------------------------------------------------------
 
-    def _find(self, invocation: Invocation) -> ModelPool:
-        name = invocation.model or self._manager.only_model()
-        if not name:
-            raise BadRequestError("Parameter model_name is required.")
-        return self._manager.find(name, invocation.version)
+    def _find_after(self, invocation: Invocation, payload: Payload) -> ModelPool:
+        """Find the model that a form field names, once the body is here; free the body when there is none."""
+        try:
+            name = _named_in_body(invocation, payload)
+            if name is None:
+                raise BadRequestError("Parameter model_name is required.")
+            return self._manager.find(name, invocation.version)
+        except FrameError:
+            self._intake.release(payload, payload.size_bytes)
+            raise
 
     def _job(
         self, invocation: Invocation, payload: Payload, codec: str, request_id: str, pool: ModelPool
@@ -203,6 +215,19 @@ class _Exchange:
         self.receive = receive
         self.send = send
         self.headers = headers
+
+
+def _named_in_body(invocation: Invocation, payload: Payload) -> str | None:
+    """Return the form field that names the model; only a short form is looked into."""
+    content_type = invocation.properties.get("content-type", "")
+    if invocation.model_field is None or payload.size_bytes > _MAX_FORM_BYTES or not is_form(content_type):
+        return None
+    try:
+        fields = split_form(b"".join(payload.segments), content_type)
+    except RequestError as error:
+        raise BadRequestError(error.message) from error
+    named = (bytes(field.data) for field in fields if field.key == invocation.model_field)
+    return next(named, b"").decode("utf-8", "replace") or None
 
 
 def _priority(properties: dict[str, str]) -> int:

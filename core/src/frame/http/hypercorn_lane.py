@@ -160,7 +160,7 @@ class _Connection:
         try:
             await self._serve()
             await self._flush_and_close()
-        except ExceptionGroup as errors:  # noqa: F821  # Python 3.11, which the router has
+        except ExceptionGroup as errors:  # Python 3.11, which the router has
             # The fault line around one connection: a peer's bytes must not end the others.
             lost, failed = errors.split(OSError)
             if lost:

@@ -205,7 +205,7 @@ def _summary(path: str) -> str:
     if "{version}" in path:
         return "Run one version of a model"
     if "{model}" in path:
-        return "Run a model; its versions take turns"
+        return "Run a model, its newest version"
     return "Run the model named by model_name, or the only one"
 
 

@@ -12,7 +12,6 @@ _CONFIGURABLE = {
     "WorkerDiedError": "wlm_error_http_code",
     "PredictTimeoutError": "wlm_error_http_code",
     "CapacityError": "throttle_error_http_code",
-    "FrameError": "server_error_http_code",
 }
 """Error types whose status config.properties may change."""
 
@@ -25,6 +24,7 @@ class DataPlaneSettings:
         body_timeout: for the whole body of a request.
         chunk_timeout: for each chunk of a stream, to come from the model and to be taken by the client.
         sweep_interval: how often slow bodies and vanished clients are looked for.
+        server_error: in place of 500.
         statuses: by error type, where the operator changed them.
     """
 
@@ -34,11 +34,13 @@ class DataPlaneSettings:
     body_timeout: float = 60.0
     sweep_interval: float = 0.1
     default_codec: str = "frame.worker.codecs.djl"
+    server_error: int = 500
     statuses: dict[str, int] = field(default_factory=dict)
 
     def status_of(self, type_name: str, status: int) -> int:
         """Return the status that the operator wants for an error."""
-        return self.statuses.get(type_name, status)
+        changed = self.statuses.get(type_name, status)
+        return self.server_error if changed == 500 else changed  # noqa: PLR2004
 
 
 def data_plane_settings(config: ServerConfig) -> DataPlaneSettings:
@@ -52,5 +54,6 @@ def data_plane_settings(config: ServerConfig) -> DataPlaneSettings:
         max_request_size=config.max_request_size,
         request_id_header=config.request_id_header_key.lower().encode(),
         chunk_timeout=config.chunked_read_timeout,
+        server_error=config.server_error_http_code,
         statuses=changed,
     )

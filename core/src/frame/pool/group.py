@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,7 +124,7 @@ class WorkerGroup:
         self.capacity = 0
         self.signature: Signature | None = None
         self.state = GroupState.STARTING
-        self.started = datetime.now(timezone.utc)  # same spelling as in the worker half
+        self.started = datetime.now(UTC)  # same spelling as in the worker half
         self.pid: int | None = None
         self.batches: dict[int, Batch] = {}
         self.has_answered = False

@@ -18,6 +18,7 @@ from frame.pool.group import Batch, GroupEnd, GroupListener, Placement, WorkerGr
 from frame.pool.jobs import Answer, Job
 from frame.pool.metrics import ModelMetrics, outcome_of
 from frame.pool.plan import ModelPlan
+from frame.pool.request_log import RequestLog
 from frame.pool.settings import GroupSettings
 from frame.wire.frames import Frame
 
@@ -50,6 +51,7 @@ class ModelPool:
         """Set once the first start has succeeded or failed."""
         self._prepare = prepare
         self._make_group = make_group
+        self._request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
         self._batcher: Batcher[Job] = Batcher(plan.batching)
         self._suspects: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
@@ -220,7 +222,10 @@ class ModelPool:
             return
         if not job.answer.done():
             job.answer.set_result(answer)
-        self.metrics.count_request(outcome_of(answer.status), time.monotonic() - job.arrived)
+        total = time.monotonic() - job.arrived
+        self.metrics.count_request(outcome_of(answer.status), total)
+        if self._request_log is not None and job.dispatched:
+            self._request_log.add(queue=job.dispatched - job.arrived, inference=job.inference, total=total)
         job.close()
 
     def begin_stream(self, job: Job, answer: Answer) -> None:

@@ -17,6 +17,7 @@ class ModelPlan:
     """Settings of one model version in the units of the pool (seconds).
 
     Attributes:
+        log_every: requests between two log lines of percentiles; 0 for none.
         devices: one set of devices for each group; `min_workers` and `max_workers` count on each set.
     """
 
@@ -33,6 +34,7 @@ class ModelPlan:
     max_workers: int
     slots_per_group: int
     parallel_loading: bool
+    log_every: int = 0
     loaded_at_startup: bool = True
 
 
@@ -93,4 +95,5 @@ def make_plan(
         max_workers=limits.maximum,
         slots_per_group=config.slots_per_group,
         parallel_loading=config.parallel_loading,
+        log_every=config.metrics_aggregation if config.log_request_metric else 0,
     )

@@ -195,7 +195,7 @@ class _SlotThread(threading.Thread):
     """A further slot of the same model; warmed up before the model counts as loaded."""
 
     def __init__(
-        self, session: Session, engine: Engine, model: Model, index: int, ends_on_error: bool
+        self, session: Session, engine: Engine, model: Model, index: int, *, ends_on_error: bool
     ) -> None:
         super().__init__(name=f"frame-slot-{index}", daemon=True)
         self._session, self._engine, self._model = session, engine, model
@@ -222,9 +222,7 @@ class _SlotThread(threading.Thread):
                 finally:
                     self._warm.set()
                 self._session.drive(self._model, ends_on_error=self._ends_on_error)
-        except (
-            Exception
-        ):  # fault line: a slot that cannot go on must end the group, or its batches would hang
+        except Exception:  # noqa: BLE001  # fault line: a slot that cannot go on must end the group
             _log.exception("slot_failed")
             sys.stderr.flush()
             os._exit(1)
