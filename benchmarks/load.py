@@ -37,7 +37,7 @@ def wrk(url: str, connections: int, seconds: float, body: str = BODY) -> Load:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(f"wrk.method='POST'; wrk.body='{body}'; wrk.headers['Content-Type']='application/json'\n")
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name, url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s", script.name, url]
         text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
     latency = {key: float(value) * _UNITS[unit] for key, value, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)}
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Iterable
 from functools import lru_cache
 
 from frame.contract.requests import RequestError
@@ -28,7 +27,7 @@ from frame.worker.codecs.multipart import is_form, split_form
 _log = logging.getLogger(__name__)
 DEFAULT_PRIORITY = 3  # DJL Serving's, for requests without x-priority
 _MAX_FORM_BYTES = 64 << 10
-TIMINGS_HEADER = b"x-frame-timings"
+TIMINGS_HEADER = "x-frame-timings"
 _FORBIDDEN = frozenset(
     {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
 )
@@ -80,7 +79,7 @@ class DataPlane:
             if invocation.model is not None:
                 pool = self._manager.find(invocation.model, invocation.version)
                 pool.check_ready()
-            payload = await self._intake.read(headers, receive)
+            payload = await self._intake.read(invocation.properties, receive)
             found_pool = pool or self._find_after(invocation, payload)
         except ClientGoneError:
             return
@@ -92,7 +91,7 @@ class DataPlane:
         size_bytes = payload.size_bytes
         try:
             await self._run(
-                _Exchange(receive, send, headers),
+                _Exchange(receive, send),
                 adapter,
                 found_pool,
                 self._job(invocation, payload, codec, request_id, found_pool),
@@ -173,7 +172,8 @@ class DataPlane:
             headers += _headers_of(answer.properties)
         if status not in _NO_BODY:
             headers.append((b"content-length", str(len(body)).encode()))
-        headers += _timings(exchange.headers, job, time.monotonic())
+        if TIMINGS_HEADER in job.properties:
+            headers += _timings(job, time.monotonic())
         await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
         await exchange.send({"type": "http.response.body", "body": body})
 
@@ -207,14 +207,13 @@ class DataPlane:
 
 
 class _Exchange:
-    """The two ways to talk to one client, and what it asked with."""
+    """The two ways to talk to one client."""
 
-    __slots__ = ("headers", "receive", "send")
+    __slots__ = ("receive", "send")
 
-    def __init__(self, receive: Receive, send: Send, headers: Headers) -> None:
+    def __init__(self, receive: Receive, send: Send) -> None:
         self.receive = receive
         self.send = send
-        self.headers = headers
 
 
 def _named_in_body(invocation: Invocation, payload: Payload) -> str | None:
@@ -255,10 +254,8 @@ def _header(key: str, value: str) -> tuple[bytes, bytes] | None:
     return name.encode(), value.encode("latin-1", "replace")
 
 
-def _timings(headers: Iterable[tuple[bytes, bytes]], job: Job, now: float) -> Headers:
-    """Return where the request's time went, as headers, when the client asked for it."""
-    if not any(name == TIMINGS_HEADER for name, _ in headers):
-        return []
+def _timings(job: Job, now: float) -> Headers:
+    """Return where the request's time went, as headers for a client that asked."""
     queued = (job.dispatched or now) - job.arrived
     values = (
         (b"x-frame-queue-seconds", f"{queued:.6f}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from frame.errors import BadRequestError, CapacityError, FrameError, PayloadTooLargeError
 from frame.http.servers import Receive
@@ -37,10 +37,11 @@ class Intake:
         self._max_bytes = max_bytes
         self._budget = budget
         self._timeout = read_timeout
+        self._loop = asyncio.get_running_loop()
         self._reading: dict[asyncio.Task[object], float] = {}
         self._expired: set[asyncio.Task[object]] = set()
 
-    async def read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Payload:
+    async def read(self, properties: Mapping[str, str], receive: Receive) -> Payload:
         """Return the body; the caller closes it and gives its bytes back with `release`.
 
         Raises:
@@ -48,13 +49,13 @@ class Intake:
             CapacityError: the router holds too many bytes already.
             SlowBodyError, ClientGoneError: it did not come.
         """
-        announced = _content_length(headers)
+        announced = _content_length(properties)
         self._check(announced)
         self._take(announced)
         taken = announced
         payload = Payload()
         is_complete = False
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         self._reading[task] = time.monotonic() + self._timeout
         try:
@@ -114,10 +115,10 @@ class Intake:
             raise CapacityError("too many bytes are waiting (max_queued_bytes)", retry_after=_RETRY_AFTER)
 
 
-def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    for name, value in headers:
-        if name == b"content-length":
-            if not value.isdigit() or len(value) > 18:  # noqa: PLR2004  # digits of an int64
-                raise BadRequestError("content-length: not a number")
-            return int(value)
-    return 0
+def _content_length(properties: Mapping[str, str]) -> int:
+    value = properties.get("content-length")
+    if value is None:
+        return 0
+    if not value.isascii() or not value.isdigit() or len(value) > 18:  # noqa: PLR2004  # digits of an int64
+        raise BadRequestError("content-length: not a number")
+    return int(value)

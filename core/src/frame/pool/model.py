@@ -62,6 +62,7 @@ class ModelPool:
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
         self._pump_asked = False
+        self._may_dispatch = False
         self._due_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -85,7 +86,8 @@ class ModelPool:
             raise CapacityError(f"Worker queue capacity exceeded for model: {self.plan.name}")
         self._jobs[job.id] = job
         self._batcher.add(job.id, job, job.arrived, priority=job.priority)
-        self._ask_pump()
+        if self._may_dispatch:
+            self._ask_pump()
         if self._deadline_timer is None:
             self._deadline_timer = self._loop.call_at(job.deadline, self._check_deadlines)
 
@@ -121,7 +123,8 @@ class ModelPool:
     # --- dispatch -----------------------------------------------------------------------------
 
     def _ask_pump(self) -> None:
-        """Look for work to send once this round of the loop is over, so that what arrives together runs together."""
+        """Look for work to send at the end of this turn of the loop: what arrives together runs together."""
+        self._may_dispatch = True
         if not self._pump_asked:
             self._pump_asked = True
             self._loop.call_soon(self._pump)
@@ -135,7 +138,7 @@ class ModelPool:
             if not jobs:
                 break
             self._dispatch(group, [job for _, job in jobs], now)
-        self._schedule_due(now, reserved)
+        self._may_dispatch = self._schedule_due(now, reserved)
 
     def _free_group(self, reserved: WorkerGroup | None) -> WorkerGroup | None:
         """Return the group with the most free slots, None when there is none."""
@@ -164,15 +167,17 @@ class ModelPool:
         for job in jobs:
             self.metrics.queue_wait.observe(now - job.arrived)
 
-    def _schedule_due(self, now: float, reserved: WorkerGroup | None) -> None:
+    def _schedule_due(self, now: float, reserved: WorkerGroup | None) -> bool:
+        """Set the timer for the next batch; return whether a slot is free."""
         if self._due_timer is not None:
             self._due_timer.cancel()
             self._due_timer = None
         if self._free_group(reserved) is None:
-            return
+            return False
         due = self._batcher.next_due(now)
         if due is not None:
             self._due_timer = self._loop.call_at(due, self._ask_pump)
+        return True
 
     # --- deadlines ----------------------------------------------------------------------------
 
@@ -244,8 +249,9 @@ class ModelPool:
         if not group.has_answered:
             group.has_answered = True
         self._restarts.answered()
+        self._may_dispatch = True
         if self.queue_length:
-            self._ask_pump()
+            self._pump()  # at once: what waits has waited for this slot, and a later look costs it a turn of the loop
 
     # --- groups -------------------------------------------------------------------------------
 

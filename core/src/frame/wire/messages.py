@@ -195,6 +195,7 @@ def run_from_json(plain: dict[str, Any]) -> RunHead:
 
 def to_json(value: object) -> object:
     """Give `json.dumps(default=…)` the fields of one of this module's dataclasses."""
-    if not hasattr(value, "__slots__"):
+    names = getattr(type(value), "__slots__", None)
+    if names is None:
         raise TypeError(f"{type(value).__name__} is no message")
-    return {name: getattr(value, name) for name in value.__slots__}
+    return {name: getattr(value, name) for name in names}

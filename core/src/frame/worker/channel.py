@@ -5,20 +5,31 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from frame.contract.requests import Buffer, Part
 from frame.wire.frames import Frame, FrameDecoder, frame_header
 from frame.wire.messages import Kind, PartHead, to_json
 from frame.wire.parts import MEMFD_BYTES, map_memfd, memfd_of
 
+_encode = json.JSONEncoder(default=to_json, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 _SCRATCH_BYTES = 256 << 10
 _MAX_SEGMENTS = 512
 """Buffers a sendmsg may take; Linux allows 1024 (IOV_MAX)."""
 _ANCILLARY_BYTES = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+
+
+class Message(NamedTuple):
+    """One received message: its head as parsed JSON, then its body and its mapped parts."""
+
+    kind: Kind
+    head: dict[str, Any]
+    buffers: list[memoryview]
 
 
 class Channel:
@@ -26,6 +37,8 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
         self._write_lock = threading.Lock()
         self._decoder = FrameDecoder()
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
@@ -40,7 +53,7 @@ class Channel:
         inline = [part for part in parts if len(part) and len(part) < MEMFD_BYTES]
         descriptors = [memfd_of([part]) for part in parts if len(part) >= MEMFD_BYTES]
         try:
-            encoded = json.dumps(head, default=to_json, separators=(",", ":")).encode()
+            encoded = _encode(head).encode()
             size = sum(map(len, inline))
             header = frame_header(kind, encoded, size, len(descriptors))
             with self._write_lock:
@@ -60,17 +73,24 @@ class Channel:
             ancillary = []
             views = _drop(views, sent)
 
-    def messages(self) -> Iterator[tuple[Kind, dict[str, Any], list[memoryview]]]:
-        """Yield messages as kind, head and their parts' bytes until the router closes the connection.
+    def read(self, timeout: float | None) -> list[Message]:
+        """Return the messages that are complete after one read; one thread at a time.
 
-        The parts' order is that of the part heads (`take_parts` gives them their keys).
+        Args:
+            timeout: seconds to wait for bytes; None waits for ever.
+
+        Raises:
+            ConnectionError: the router closed the connection.
         """
-        while True:
-            frames = self._receive()
-            if frames is None:
-                return
-            for frame in frames:
-                yield Kind(frame.kind), json.loads(frame.head), [frame.body, *self._mapped(frame)]
+        if timeout is not None and not self._poll.poll(timeout * 1000):
+            return []
+        frames = self._receive()
+        if frames is None:
+            raise ConnectionResetError("the router closed the connection")
+        return [
+            Message(Kind(frame.kind), _decode(str(frame.head, "utf-8")), [frame.body, *self._mapped(frame)])
+            for frame in frames
+        ]
 
     def _receive(self) -> list[Frame] | None:
         direct = self._decoder.direct_buffer()

@@ -11,6 +11,7 @@ from frame.contract.engines import option
 from frame.contract.models import Chunk, Done, Engine, JobId, Model, ModelSpec, SequenceModel
 from frame.contract.requests import Buffer, Part, Request, RequestError, Response, ResponseStream
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _TEXT = {"content-type": "text/plain; charset=utf-8"}
 
 
@@ -96,7 +97,7 @@ def _echo(request: Request) -> Response | RequestError:
     data: Buffer = request.data
     if content_type.startswith("application/json"):
         try:
-            data = json.dumps(json.loads(bytes(data)), separators=(",", ":"), ensure_ascii=False).encode()
+            data = _encode(json.loads(bytes(data))).encode()
         except ValueError as error:
             return RequestError(400, f"body: not JSON: {error}")
     return Response(properties={"content-type": content_type}, parts=(Part("data", data),))

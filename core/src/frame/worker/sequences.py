@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -16,6 +15,8 @@ from frame.worker.slots import WorkQueue, add_answer, build_request
 from frame.worker.streams import JobTable, begin_stream
 
 _log = logging.getLogger(__name__)
+_CREDIT_POLL = 0.01
+"""Seconds between two looks at the credits of slow readers when nothing else is left to do."""
 MAX_HELD_CHUNKS = 4096
 """Chunks held for a reader that does not take them; a job with more is cancelled, since its model cannot pause."""
 
@@ -61,15 +62,8 @@ class SequenceDriver:
         """Admit what has come; block while there is nothing to step."""
         while True:
             try:
-                if not self._running and not self._is_draining:
-                    work = self._work.get()
-                elif all(item.is_done for item in self._running.values()):
-                    work = self._work.get(
-                        timeout=0.01
-                    )  # only slow readers are left: look at their credits again
-                else:
-                    work = self._work.get_nowait()
-            except queue.Empty:
+                work = self._work.get(self._patience())
+            except TimeoutError:
                 return
             if work is None:
                 self._is_draining = True
@@ -80,6 +74,13 @@ class SequenceDriver:
                 self._admit(
                     work.head.batch, job.id, build_request(job, reader, self._jobs, splits_forms=True)
                 )
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for work: for ever when idle, not at all while there is something to step."""
+        if not self._running and not self._is_draining:
+            return None
+        only_readers_left = all(item.is_done for item in self._running.values())
+        return _CREDIT_POLL if only_readers_left and self._running else 0.0
 
     def _admit(self, batch: int, job: int, request: object) -> None:
         error = request if isinstance(request, RequestError) else None

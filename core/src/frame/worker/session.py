@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import queue
 import sys
 import threading
 import time
 import traceback
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel, TensorModel
 from frame.contract.options import option_keys, parse_options
 from frame.contract.requests import RequestError
+from frame.wire.frames import WireError
 from frame.wire.messages import Kind, LoadedHead, LoadFailedHead, LoadHead, SpecHead, StageHead, run_from_json
 from frame.worker.answers import is_out_of_memory
-from frame.worker.channel import Channel
+from frame.worker.channel import Channel, Message
+from frame.worker.inbox import Inbox
 from frame.worker.sequences import SequenceDriver
 from frame.worker.slots import Slot, Work, WorkQueue
 from frame.worker.streams import JobTable
@@ -28,21 +29,23 @@ _JOIN_SECONDS = 30.0
 
 
 class Session:
-    """One worker process. The main thread loads the model and is slot 0; another thread reads the socket."""
+    """One worker process. The main thread loads the model and is slot 0; see `inbox` for who reads."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._jobs = JobTable()
-        self._work: WorkQueue = queue.SimpleQueue()
-        self._load: queue.SimpleQueue[LoadHead] = queue.SimpleQueue()
+        self._inbox: WorkQueue = Inbox(self._read)
+        self._load: LoadHead | None = None
         self._stage = "start"
         self._slots = 1
         self._seconds: dict[str, float] = {}
 
     def run(self) -> int:
         """Run to the end; return the process's exit code."""
-        threading.Thread(target=self._read, name="frame-io", daemon=True).start()
-        head = self._load.get()
+        while self._load is None:
+            self._read(None)
+        head = self._load
+        threading.Thread(target=self._help, name="frame-io", daemon=True).start()
         try:
             engine, model = self._build(head)
         except Exception as error:  # noqa: BLE001  # fault line: around a plugin's code
@@ -56,31 +59,43 @@ class Session:
 
     # --- reading ------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        """Take messages until the router closes the connection; then nothing here is wanted any more."""
+    def _help(self) -> None:
+        """Read while the slots are busy, or the model loads."""
         try:
-            for kind, head, buffers in self._channel.messages():
-                self._take(kind, head, buffers)
-        except Exception:  # noqa: BLE001  # fault line: a broken connection must end the process, whatever broke it
-            _log.exception("connection_failed")
-        finally:
-            sys.stderr.flush()
-            os._exit(1)
+            self._inbox.help()
+        except Exception:  # fault line: a broken connection must end the process, whatever broke it
+            self._end_now()
 
-    def _take(self, kind: Kind, head: dict[str, Any], buffers: list[memoryview]) -> None:
+    def _read(self, timeout: float | None) -> list[Work | None]:
+        """Take what came: work is returned, all else is done here. Once the router is gone nothing is wanted."""
+        try:
+            found: list[Work | None] = []
+            for message in self._channel.read(timeout):
+                found += self._take(message)
+        except (OSError, WireError, ValueError):
+            self._end_now()
+        return found
+
+    def _end_now(self) -> NoReturn:
+        _log.debug("connection_ended", exc_info=True)
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _take(self, message: Message) -> list[Work | None]:
+        kind, head, buffers = message
         if kind is Kind.RUN:
             run = run_from_json(head)
             self._jobs.add(job.id for job in run.jobs)
-            self._work.put(Work(run, buffers))
-        elif kind is Kind.CREDIT:
+            return [Work(run, buffers)]
+        if kind is Kind.CREDIT:
             self._jobs.grant(head["job"], head["count"])
         elif kind is Kind.CANCEL:
             self._jobs.cancel(head["jobs"])
         elif kind is Kind.LOAD:
-            self._load.put(LoadHead(**head))
+            self._load = LoadHead(**head)
         elif kind is Kind.DRAIN:
-            for _ in range(self._slots):
-                self._work.put(None)
+            return [None] * self._slots
+        return []
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -170,9 +185,9 @@ class Session:
     def drive(self, model: Model, *, ends_on_error: bool) -> None:
         """Run batches, or the steps of a `SequenceModel`, in the calling thread until drained."""
         if isinstance(model, SequenceModel):
-            SequenceDriver(model, self._channel, self._jobs, self._work, ends_on_error=ends_on_error).run()
+            SequenceDriver(model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error).run()
         else:
-            Slot(model, self._channel, self._jobs, self._work, ends_on_error=ends_on_error).run()
+            Slot(model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error).run()
 
     def _report_loaded(self, model: Model) -> None:
         self._seconds[self._stage] = round(time.monotonic() - self._seconds[self._stage], 4)

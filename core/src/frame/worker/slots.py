@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import queue
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from frame.contract.requests import Buffer, Request, RequestError, Response, Res
 from frame.wire.messages import AnswerHead, AnswersHead, BatchEnd, JobHead, Kind, RunHead
 from frame.worker.answers import as_request_error, error_head, response_head
 from frame.worker.channel import Channel, PartReader
+from frame.worker.inbox import Inbox
 from frame.worker.stats import BATCH_STATS, BatchStats
 from frame.worker.streams import JobTable, run_streams
 
@@ -34,7 +34,7 @@ class Work:
     buffers: list[memoryview]
 
 
-WorkQueue = queue.SimpleQueue[Work | None]
+WorkQueue = Inbox[Work]
 
 
 def build_request(
@@ -75,7 +75,7 @@ class Slot:
         self._ends_on_error = ends_on_error
 
     def run(self) -> None:
-        """Run batches until the queue gives None."""
+        """Run batches until the inbox gives None."""
         while (work := self._work.get()) is not None:
             self.run_batch(work)
 
@@ -100,7 +100,7 @@ class Slot:
         )
         self._send_answers(work.head.batch, whole, None if streams else end)
         if streams:
-            run_streams(self._channel, self._jobs, streams)
+            run_streams(self._channel, self._jobs, streams, self._work.wait_for)
             self._channel.send(Kind.ANSWERS, AnswersHead(batch=work.head.batch, jobs=[], end=end))
         self._jobs.forget(ids)
 

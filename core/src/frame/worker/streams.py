@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from frame.contract.requests import Part, RequestError, Response, ResponseStream
 from frame.wire.messages import INITIAL_CREDITS, AnswerHead, ChunkHead, EndHead, Kind
@@ -14,42 +15,40 @@ from frame.worker.channel import Channel, place_parts
 
 _log = logging.getLogger(__name__)
 _WAIT_SECONDS = 1.0
-"""A lost wake-up costs at most this; credits and cancellations notify at once."""
+WaitFor = Callable[[Callable[[], bool], float], None]
 
 
 class JobTable:
     """Which jobs are here, how many chunks each may send, and which nobody waits for. Thread-safe."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._credits: dict[int, int] = {}
         self._cancelled: set[int] = set()
 
     def add(self, jobs: Iterable[int]) -> None:
         """Start to track jobs."""
-        with self._changed:
+        with self._lock:
             for job in jobs:
                 self._credits[job] = INITIAL_CREDITS
 
     def forget(self, jobs: Iterable[int]) -> None:
         """Drop all that is known of jobs."""
-        with self._changed:
+        with self._lock:
             for job in jobs:
                 self._credits.pop(job, None)
                 self._cancelled.discard(job)
 
     def grant(self, job: int, count: int) -> None:
         """Add credits."""
-        with self._changed:
+        with self._lock:
             if job in self._credits:
                 self._credits[job] += count
-                self._changed.notify_all()
 
     def cancel(self, jobs: Iterable[int]) -> None:
         """Mark jobs as cancelled; those that are not here are ignored."""
-        with self._changed:
+        with self._lock:
             self._cancelled.update(job for job in jobs if job in self._credits)
-            self._changed.notify_all()
 
     def is_cancelled(self, job: int) -> bool:
         """Tell whether nobody waits for the job."""
@@ -57,19 +56,14 @@ class JobTable:
 
     def take_credit(self, job: int) -> bool:
         """Use one credit if there is one."""
-        with self._changed:
+        with self._lock:
             if self._credits.get(job, 0) < 1:
                 return False
             self._credits[job] -= 1
             return True
 
-    def wait_until(self, is_true: Callable[[], bool]) -> None:
-        """Wait for a change that makes `is_true` so, at most a second."""
-        with self._changed:
-            self._changed.wait_for(is_true, _WAIT_SECONDS)
-
     def has_work(self, jobs: Iterable[int]) -> bool:
-        """Tell whether one of the jobs has a credit or was cancelled. Call through `wait_until`."""
+        """Tell whether one of the jobs has a credit or was cancelled."""
         return any(self._credits.get(job, 0) > 0 or job in self._cancelled for job in jobs)
 
 
@@ -80,8 +74,14 @@ class _Active:
     has_begun: bool = False
 
 
-def run_streams(channel: Channel, jobs: JobTable, streams: Iterable[tuple[int, ResponseStream]]) -> None:
-    """Advance streams in turn until all have ended; blocks the calling slot."""
+def run_streams(
+    channel: Channel, jobs: JobTable, streams: Iterable[tuple[int, ResponseStream]], wait_for: WaitFor
+) -> None:
+    """Advance streams in turn until all have ended; blocks the calling slot.
+
+    Args:
+        wait_for: waits until a message makes a condition true, at most some seconds (`Inbox.wait_for`).
+    """
     active = {job: _Active(job, stream) for job, stream in streams}
     while active:
         has_progressed = False
@@ -96,7 +96,7 @@ def run_streams(channel: Channel, jobs: JobTable, streams: Iterable[tuple[int, R
                     del active[item.job]
         if active and not has_progressed:
             waiting = tuple(active)
-            jobs.wait_until(lambda waiting=waiting: jobs.has_work(waiting))  # type: ignore[misc]  # bound default
+            wait_for(partial(jobs.has_work, waiting), _WAIT_SECONDS)
 
 
 def _advance(channel: Channel, item: _Active) -> bool:
