@@ -332,7 +332,7 @@ def test_port_in_use_is_an_error_that_says_what_to_do(server: ServerName) -> Non
     async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-            with pytest.raises(ExceptionGroup) as caught:  # noqa: F821
+            with pytest.raises(ExceptionGroup) as caught:
                 async with served(echo, server=server, address=address):
                     raise AssertionError("it must not start")
         (error,) = caught.value.exceptions

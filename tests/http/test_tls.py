@@ -66,7 +66,7 @@ def test_keystore_is_served(server: ServerName, tmp_path: Path) -> None:
 
 @both
 def test_https_without_a_certificate_gets_a_self_signed_one(server: ServerName) -> None:
-    with pytest.raises(ExceptionGroup) as caught:  # noqa: F821
+    with pytest.raises(ExceptionGroup) as caught:
         _ask(server, None, ssl.create_default_context())
     assert caught.group_contains(httpx.ConnectError, match="self-signed")
     assert _ask(server, None, False).status_code == 200

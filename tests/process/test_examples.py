@@ -8,6 +8,7 @@ import json
 import struct
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-import tomllib
 from frame.testing.server import run_server
 
 ROOT = Path(__file__).parents[2]
