@@ -18,12 +18,18 @@ def settings(**variables: str) -> DataPlaneSettings:
         ("SERVING_BAD_REQUEST_HTTP_CODE", "BadRequestError", 422),
         ("SERVING_WLM_ERROR_HTTP_CODE", "ModelNotReadyError", 530),
         ("SERVING_THROTTLE_ERROR_HTTP_CODE", "CapacityError", 429),
-        ("SERVING_SERVER_ERROR_HTTP_CODE", "FrameError", 599),
     ],
 )
 def test_status_of_an_error_is_a_setting(variable: str, error: str, status: int) -> None:
     assert settings(**{variable: str(status)}).status_of(error, 400) == status
     assert settings().status_of(error, 400) == 400
+
+
+def test_status_of_every_server_error_is_a_setting() -> None:
+    changed = settings(SERVING_SERVER_ERROR_HTTP_CODE="599")
+    assert changed.status_of("LoadError", 500) == 599
+    assert changed.status_of("ModelNotFoundError", 404) == 404
+    assert settings().status_of("LoadError", 500) == 500
 
 
 def test_limits_and_the_id_header_are_settings() -> None:

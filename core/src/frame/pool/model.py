@@ -13,6 +13,7 @@ from typing import Any, Literal
 from frame.errors import CapacityError, FrameError, ModelNotReadyError
 from frame.policy.batching import Batcher
 from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
+from frame.policy.recovery import Interrupted, why_not_again
 from frame.pool.answers import take_answers
 from frame.pool.group import Batch, GroupEnd, GroupListener, Placement, WorkerGroup
 from frame.pool.jobs import Answer, Job
@@ -23,9 +24,6 @@ from frame.pool.settings import GroupSettings
 from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
-POISONOUS_DEATHS = 2
-"""Groups that may die with a job inside: the second one had it alone, so the job is the cause."""
-
 Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
 MakeGroup = Callable[[GroupSettings, Placement, GroupListener], WorkerGroup]
 
@@ -103,12 +101,7 @@ class ModelPool:
         """Drop a job whose client went away: out of the queue, or its worker is told."""
         if not self._forget(job):
             return
-        self._batcher.remove(job.id)
-        if job in self._suspects:
-            self._suspects.remove(job)
-        group = self.groups.get(job.group_key)
-        if group is not None:
-            group.cancel(job)
+        self._drop(job)
         self.metrics.count_request("cancelled", time.monotonic() - job.arrived)
         job.close()
 
@@ -365,11 +358,16 @@ class ModelPool:
         for job in reversed([job for job in batch.jobs.values() if self.is_waiting(job)]):
             job.group_key = 0
             job.deaths += is_blamed
-            reason = self._why_not_again(job, end)
-            if reason is None and job.deaths and self.status != "FAILED":
-                self._suspects.append(job)
-            elif reason is None and self.status != "FAILED":
-                self._batcher.put_back(job.id, job, job.arrived, priority=job.priority)
+            reason = why_not_again(
+                Interrupted(
+                    deaths=job.deaths,
+                    has_streamed=job.stream is not None,
+                    retries=self.plan.group.retry_on_crash,
+                    cause=end.cause,
+                )
+            )
+            if reason is None and self.status != "FAILED":
+                self._wait_again(job)
             elif job.stream is not None:
                 job.stream.end(f"the worker ended: {end.cause}")
                 self.end_stream(job, is_broken=True)
@@ -377,14 +375,12 @@ class ModelPool:
                 message = reason or f"Model is not ready: {self.plan.name}: {end.cause}"
                 self.finish(job, Answer(status=503, type_name="WorkerDiedError", message=message))
 
-    def _why_not_again(self, job: Job, end: GroupEnd) -> str | None:
-        if job.stream is not None:
-            return "its stream had begun"
-        if job.deaths and not self.plan.group.retry_on_crash:
-            return f"the worker ended: {end.cause}; option.retry_on_crash is false"
-        if job.deaths >= POISONOUS_DEATHS:
-            return f"the worker ended twice with this request inside: {end.cause}"
-        return None
+    def _wait_again(self, job: Job) -> None:
+        """Queue a job of an ended group: among the suspects if it may be the cause, else in front."""
+        if job.deaths:
+            self._suspects.append(job)
+        else:
+            self._batcher.put_back(job.id, job, job.arrived, priority=job.priority)
 
     def end_stream(self, job: Job, *, is_broken: bool = False) -> None:
         """Count a job whose stream ended and forget it."""
