@@ -251,10 +251,8 @@ class ModelPool:
     def group_loaded(self, group: WorkerGroup) -> None:
         """Take batches to a group that has just loaded."""
         seconds = sum(group.seconds.values())
-        _log.info(
-            "worker_ready model=%s group=%d pid=%s slots=%d seconds=%.2f",
-            self.plan.name, group.key, group.pid, group.capacity or group.slots, seconds,
-        )  # fmt: skip
+        facts = f"pid={group.pid} slots={group.capacity or group.slots} seconds={seconds:.2f}"
+        _log.info("worker_ready model=%s group=%d %s", self.plan.name, group.key, facts)
         self.metrics.load.observe(seconds)
         self.status, self.reason = "READY", None
         self.settled.set()
