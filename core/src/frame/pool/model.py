@@ -208,8 +208,7 @@ class ModelPool:
         self._batcher.remove(job.id)
         if job in self._suspects:
             self._suspects.remove(job)
-        group = self.groups.get(job.group_key)
-        if group is not None:
+        if (group := self.groups.get(job.group_key)) is not None:
             group.cancel(job)
 
     # --- answers ------------------------------------------------------------------------------
@@ -239,8 +238,7 @@ class ModelPool:
     def batch_done(self, group: WorkerGroup, batch: Batch) -> None:
         """A slot is free again."""
         group.batches.pop(batch.id, None)
-        if not group.has_answered:
-            group.has_answered = True
+        group.has_answered = True
         self._restarts.answered()
         self._may_dispatch = True
         if self.queue_length:
