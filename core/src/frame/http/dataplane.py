@@ -249,9 +249,12 @@ def _header(key: str, value: str) -> tuple[bytes, bytes] | None:
     name = key.lower()
     if name in _FORBIDDEN or not name or not all(c.isalnum() or c in "!#$%&'*+-.^_`|~" for c in name):
         return None
-    if not name.isascii() or any(c in value for c in "\r\n\0"):
+    text = value.strip()
+    if not name.isascii() or any(
+        (c < " " and c != "\t") or c == "\x7f" for c in text
+    ):  # RFC 9110, section 5.5
         return None
-    return name.encode(), value.encode("latin-1", "replace")
+    return name.encode(), text.encode("latin-1", "replace")
 
 
 def _timings(job: Job, now: float) -> Headers:

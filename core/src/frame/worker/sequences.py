@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from frame.contract.models import Chunk, Done, Failed, SequenceModel
 from frame.contract.requests import Buffer, Part, RequestError, Response
 from frame.wire.messages import AnswersHead, BatchEnd, ChunkHead, EndHead, Kind
-from frame.worker.answers import as_request_error
+from frame.worker.answers import as_bytes, as_request_error
 from frame.worker.channel import Channel, PartReader
 from frame.worker.slots import WorkQueue, add_answer, build_request
 from frame.worker.streams import JobTable, begin_stream
@@ -112,7 +112,16 @@ class SequenceDriver:
             return
         for event in events:
             if event.job in self._running:
-                self._take_event(event)
+                self._take_event_safely(event)
+
+    def _take_event_safely(self, event: Chunk | Done | Failed) -> None:
+        """Take an event; one that cannot be sent fails its job alone."""
+        try:
+            self._take_event(event)
+        except Exception as error:  # fault line: around one request of a plugin
+            _log.exception("event_invalid job=%d", event.job)
+            self._model.cancel(event.job)
+            self._finish(event.job, as_request_error(error))
 
     def _take_event(self, event: Chunk | Done | Failed) -> None:
         if isinstance(event, Chunk):
@@ -127,11 +136,11 @@ class SequenceDriver:
     def _take_chunk(self, chunk: Chunk) -> None:
         item = self._running[chunk.job]
         if not item.has_begun:
+            begin_stream(self._channel, chunk.job, chunk.head or Response(), Part("data", chunk.data))
             item.has_begun = True
             self._jobs.take_credit(chunk.job)
-            begin_stream(self._channel, chunk.job, chunk.head or Response(), Part("data", chunk.data))
         elif len(item.held) < MAX_HELD_CHUNKS:
-            item.held.append(chunk.data)
+            item.held.append(as_bytes(chunk.data))
         else:
             self._model.cancel(chunk.job)
             item.is_done, item.error = True, "the reader is too slow"

@@ -63,7 +63,7 @@ class Session:
         """Read while the slots are busy, or the model loads."""
         try:
             self._inbox.help()
-        except Exception:  # fault line: a broken connection must end the process, whatever broke it
+        except Exception:  # noqa: BLE001  # fault line: a broken connection must end the process, whatever broke it
             self._end_now()
 
     def _read(self, timeout: float | None) -> list[Work | None]:

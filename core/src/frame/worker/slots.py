@@ -12,7 +12,7 @@ from frame.contract.models import Model, TensorModel
 from frame.contract.properties import Properties
 from frame.contract.requests import Buffer, Request, RequestError, Response, ResponseStream
 from frame.wire.messages import AnswerHead, AnswersHead, BatchEnd, JobHead, Kind, RunHead
-from frame.worker.answers import as_request_error, error_head, response_head
+from frame.worker.answers import answer_head, as_request_error
 from frame.worker.channel import Channel, PartReader
 from frame.worker.inbox import Inbox
 from frame.worker.stats import BATCH_STATS, BatchStats
@@ -155,7 +155,7 @@ def add_answer(
     heads: list[AnswerHead], bodies: list[Buffer], job: int, item: Response | RequestError
 ) -> None:
     """Append a job's answer to the heads and bodies of a message, numbering its descriptor."""
-    head, parts = error_head(job, item) if isinstance(item, RequestError) else response_head(job, item)
+    head, parts = answer_head(job, item)
     before = sum(1 for other in heads for part in other.parts if part[2] >= 0) if parts else 0
     head.parts = [(key, size, before if index >= 0 else -1) for key, size, index in head.parts]
     heads.append(head)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from frame.contract.requests import Part, RequestError, Response, ResponseStream
+from frame.contract.requests import Buffer, Part, RequestError, Response, ResponseStream
 from frame.wire.messages import INITIAL_CREDITS, AnswerHead, ChunkHead, EndHead, Kind
-from frame.worker.answers import as_request_error, error_head
-from frame.worker.channel import Channel, place_parts
+from frame.worker.answers import as_bytes, as_request_error, error_head, response_head
+from frame.worker.channel import Channel
 
 _log = logging.getLogger(__name__)
 _WAIT_SECONDS = 1.0
@@ -110,24 +110,34 @@ def _advance(channel: Channel, item: _Active) -> bool:
     if chunk is None:
         _end(channel, item)
         return False
+    try:
+        _send_chunk(channel, item, as_bytes(chunk))
+    except (TypeError, ValueError) as error:
+        _log.exception("stream_failed job=%d", item.job)
+        _break(channel, item, as_request_error(error))
+        return False
+    return True
+
+
+def _send_chunk(channel: Channel, item: _Active, chunk: Buffer) -> None:
     if item.has_begun:
         channel.send(Kind.CHUNK, ChunkHead(item.job), [chunk])
     else:
-        item.has_begun = True
         begin_stream(channel, item.job, item.stream.head, Part("data", chunk))
-    return True
+        item.has_begun = True
 
 
 def begin_stream(channel: Channel, job: int, head: Response, first: Part) -> None:
     """Send status, headers and the first chunk of a stream."""
-    answer = AnswerHead(id=job, status=head.status, message=head.message, properties=dict(head.properties))
-    answer.parts = place_parts([first])
-    channel.send(Kind.STREAM, answer, [first.data])
+    answer, bodies = response_head(
+        job, Response(status=head.status, message=head.message, properties=head.properties, parts=(first,))
+    )
+    channel.send(Kind.STREAM, answer, bodies)
 
 
 def _end(channel: Channel, item: _Active) -> None:
     if not item.has_begun:
-        begin_stream(channel, item.job, item.stream.head, Part("data", b""))
+        _send_chunk(channel, item, b"")
     channel.send(Kind.END, EndHead(item.job))
 
 
