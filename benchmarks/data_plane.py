@@ -3,9 +3,9 @@
 Usage: python benchmarks/data_plane.py [--rounds 5] [--seconds 3]
 
 Prints, for hypercorn and uvicorn and for 1, 32 and 256 connections, requests/s and median latency of both and
-their ratio (rate) or difference (latency at one connection): medians over the rounds with the spread. Bare and
-Frame are measured in turn within each round, so that a drift of the machine meets both. All of Frame's features
-are at their defaults; the echo worker is a process that parses and writes the JSON.
+their ratio (rate) or difference (latency at one connection): medians over the rounds with the spread. Bare
+and Frame are measured in turn within each round, so that a drift of the machine meets both. All of Frame's
+features are at their defaults; the echo worker is a process that parses and writes the JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from frame.testing import run_server
 from load import Load, free_port, median_spread, process, wrk
@@ -25,9 +26,30 @@ PROPERTIES = "engine=echo\nbatch_size=32\nmax_batch_delay=0\n"
 def bare_command(server: str, port: int) -> list[str]:
     """Return the command that serves the bare echo."""
     if server == "uvicorn":
-        options = ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"]
+        options = [
+            "--port",
+            str(port),
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--log-level",
+            "error",
+        ]
         return [sys.executable, "-m", "uvicorn", "bare_echo:app", *options]
-    return [sys.executable, "-m", "hypercorn", "bare_echo:app", "--bind", f"127.0.0.1:{port}", "-k", "uvloop", "-w", "0"]
+    return [
+        sys.executable,
+        "-m",
+        "hypercorn",
+        "bare_echo:app",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "-k",
+        "uvloop",
+        "-w",
+        "0",
+    ]
 
 
 def measure(server: str, rounds: int, seconds: float) -> dict[int, list[tuple[Load, Load]]]:
@@ -52,24 +74,30 @@ def measure(server: str, rounds: int, seconds: float) -> dict[int, list[tuple[Lo
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--server", choices=["hypercorn", "uvicorn"], action="append")
     given = parser.parse_args()
-    print(f"{'server':10} {'conn':>4} {'bare req/s':>11} {'frame req/s':>11} {'ratio':>6} {'spread':>11} "
-          f"{'bare p50 ms':>11} {'frame p50 ms':>12} {'added ms':>8} {'frame p99 ms':>12} {'errors':>6}")
+    print(
+        f"{'server':10} {'conn':>4} {'bare req/s':>11} {'frame req/s':>11} {'ratio':>6} {'spread':>11} "
+        f"{'bare p50 ms':>11} {'frame p50 ms':>12} {'added ms':>8} {'frame p99 ms':>12} {'errors':>6}"
+    )
     for server in given.server or ["hypercorn", "uvicorn"]:
         for count, pairs in measure(server, given.rounds, given.seconds).items():
             ratio, spread = median_spread([frame.rate / bare.rate for bare, frame in pairs])
             added, _ = median_spread([(frame.p50 - bare.p50) * 1e3 for bare, frame in pairs])
-            bare = median_spread([bare.rate for bare, _ in pairs])[0], median_spread([bare.p50 * 1e3 for bare, _ in pairs])[0]
-            own = [frame for _, frame in pairs]
-            rate, p50 = median_spread([load.rate for load in own])[0], median_spread([load.p50 * 1e3 for load in own])[0]
-            p99 = median_spread([load.p99 * 1e3 for load in own])[0]
+            bare, own = [bare for bare, _ in pairs], [frame for _, frame in pairs]
+            bare_rate, rate = (median([load.rate for load in loads]) for loads in (bare, own))
+            bare_p50, p50 = (median([load.p50 * 1e3 for load in loads]) for loads in (bare, own))
+            p99 = median([load.p99 * 1e3 for load in own])
             errors = sum(load.errors for load in own)
-            print(f"{server:10} {count:4} {bare[0]:11.0f} {rate:11.0f} {ratio:6.2f} {spread:>11} "
-                  f"{bare[1]:11.3f} {p50:12.3f} {added:8.3f} {p99:12.2f} {errors:6}", flush=True)
+            print(
+                f"{server:10} {count:4} {bare_rate:11.0f} {rate:11.0f} {ratio:6.2f} {spread:>11} "
+                f"{bare_p50:11.3f} {p50:12.3f} {added:8.3f} {p99:12.2f} {errors:6}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

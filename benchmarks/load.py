@@ -35,11 +35,16 @@ def wrk(url: str, connections: int, seconds: float, body: str = BODY) -> Load:
     if shutil.which("wrk") is None:
         sys.exit("benchmarks need wrk: apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(f"wrk.method='POST'; wrk.body='{body}'; wrk.headers['Content-Type']='application/json'\n")
+        script.write(
+            f"wrk.method='POST'; wrk.body='{body}'; wrk.headers['Content-Type']='application/json'\n"
+        )
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s", script.name, url]
-        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
-    latency = {key: float(value) * _UNITS[unit] for key, value, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)}
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+        command += ["-s", script.name, url]
+        limit = seconds + 30
+        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit).stdout
+    found = re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)
+    latency = {key: float(value) * _UNITS[unit] for key, value, unit in found}
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     failed = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
@@ -51,7 +56,9 @@ def wrk(url: str, connections: int, seconds: float, body: str = BODY) -> Load:
 @contextmanager
 def process(command: Sequence[str], url: str) -> Iterator[None]:
     """Run a server while the block runs; it is up when `url` answers anything."""
-    child = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     try:
         wait_up(url)
         yield
