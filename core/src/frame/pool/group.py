@@ -7,7 +7,6 @@ import hmac
 import logging
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -80,6 +79,9 @@ class GroupEnd:
     status: int = 500
 
 
+_DRAINED = GroupEnd(kind="drained", cause="drained")
+
+
 class GroupListener(Protocol):
     """What a group tells its model; called on the loop's thread."""
 
@@ -134,7 +136,7 @@ class WorkerGroup:
         self._listener = listener
         self._channel: Channel | None = None
         self._process: GroupProcess | None = None
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._report: asyncio.Future[LoadedHead | LoadFailedHead] = loop.create_future()
         self._closed: asyncio.Future[None] = loop.create_future()
         self._drain_asked: asyncio.Future[None] = loop.create_future()
@@ -145,9 +147,14 @@ class WorkerGroup:
     # --- what the model calls -----------------------------------------------------------------
 
     @property
+    def takes_work(self) -> bool:
+        """Whether it is loaded and, as far as is known, alive: a dying group would be blamed on the batch."""
+        return self.state is GroupState.READY and self._verdict is None and not self._closed.done()
+
+    @property
     def free(self) -> int:
         """Batches that may be sent now (jobs, for a `SequenceModel`)."""
-        if self.state is not GroupState.READY:
+        if not self.takes_work:
             return 0
         return (self.capacity or self.slots) - len(self.batches)
 
@@ -186,7 +193,7 @@ class WorkerGroup:
 
     def progressed(self, job: Job) -> None:
         """A chunk came or was taken: the batch does not hang."""
-        self.batches[job.batch].deadline = time.monotonic() + self.settings.predict_timeout
+        self.batches[job.batch].deadline = self._loop.time() + self.settings.predict_timeout
 
     @property
     def plan_slots(self) -> int:
@@ -245,7 +252,7 @@ class WorkerGroup:
             return GroupEnd(kind="died", cause=f"start: no hello within {limit:g} s")
         if not accepted.done():
             accepted.cancel()
-            return self._verdict if self._drain_asked.done() else None
+            return _DRAINED if self._drain_asked.done() else None
         self._channel = Channel(accepted.result()[0], self._take_frame, self._take_closed)
         process.close_listener()
         limit = self.settings.load_timeout
@@ -253,7 +260,7 @@ class WorkerGroup:
             cause = f"{self.stage}: not finished within {limit:g} s (option.model_loading_timeout)"
             return GroupEnd(kind="load_failed", cause=cause)
         if not self._report.done():
-            return GroupEnd(kind="drained", cause="drained") if self._drain_asked.done() else None
+            return _DRAINED if self._drain_asked.done() else None
         report = self._report.result()
         if isinstance(report, LoadFailedHead):
             return GroupEnd(
@@ -276,7 +283,8 @@ class WorkerGroup:
         await asyncio.wait((self._closed, self._drain_asked), return_when=asyncio.FIRST_COMPLETED)
         if not self._closed.done():
             self._send(Kind.DRAIN, {})
-            await first_of(self.settings.drain_timeout, self._closed)
+            if not await first_of(self.settings.drain_timeout, self._closed):
+                self.kill("drained", "drained; what ran was cut")
 
     def _judge(self, status: int) -> GroupEnd:
         """Say how the group ended, from what was asked of it and how its process exited."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Literal
 
 from frame.errors import CapacityError, FrameError, ModelNotReadyError
@@ -25,6 +26,7 @@ from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
 Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
+Clock = Callable[[], float]
 MakeGroup = Callable[[GroupSettings, Placement, GroupListener], WorkerGroup]
 
 
@@ -38,7 +40,9 @@ class ModelPool:
       * below `min_workers` a start is under way or has a time at which it will be.
     """
 
-    def __init__(self, plan: ModelPlan, prepare: Prepare, make_group: MakeGroup = WorkerGroup) -> None:
+    def __init__(
+        self, plan: ModelPlan, prepare: Prepare, make_group: MakeGroup = WorkerGroup, clock: Clock = monotonic
+    ) -> None:
         self.plan = plan
         self.metrics = ModelMetrics()
         self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
@@ -49,6 +53,7 @@ class ModelPool:
         """Set once the first start has succeeded or failed."""
         self._prepare = prepare
         self._make_group = make_group
+        self._clock = clock
         self._request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
         self._batcher: Batcher[Job] = Batcher(plan.batching)
         self._suspects: deque[Job] = deque()
@@ -102,7 +107,7 @@ class ModelPool:
         if not self._forget(job):
             return
         self._drop(job)
-        self.metrics.count_request("cancelled", time.monotonic() - job.arrived)
+        self.metrics.count_request("cancelled", self._clock() - job.arrived)
         job.close()
 
     def _forget(self, job: Job) -> bool:
@@ -124,7 +129,7 @@ class ModelPool:
 
     def _pump(self) -> None:
         self._pump_asked = False
-        now = time.monotonic()
+        now = self._clock()
         reserved = self._run_suspect(now)
         while (group := self._free_group(reserved)) is not None:
             jobs = self._batcher.take(now, at_most=min(1, group.free) if group.capacity else None)
@@ -146,7 +151,7 @@ class ModelPool:
         for group in self.groups.values():
             if any(job.deaths for batch in group.batches.values() for job in batch.jobs.values()):
                 return group
-        ready = [group for group in self.groups.values() if group.state is GroupState.READY]
+        ready = [group for group in self.groups.values() if group.takes_work]
         if not self._suspects or not ready:
             return None
         group = min(ready, key=lambda item: len(item.batches))
@@ -176,20 +181,14 @@ class ModelPool:
 
     def _check_deadlines(self) -> None:
         """Answer jobs whose time is over, end groups whose batch hangs; look again at the next deadline."""
-        now = time.monotonic()
+        now = self._clock()
         for job in list(self._jobs.values()):
             if job.deadline > now or job.stream is not None:
                 continue
             limit = f"{self.plan.group.predict_timeout:g} s (option.predict_timeout)"
             where = "in a worker" if job.group_key else "in the queue"
-            self.finish(
-                job,
-                Answer(
-                    status=503,
-                    type_name="PredictTimeoutError",
-                    message=f"no answer within {limit}; it was {where}",
-                ),
-            )
+            message = f"no answer within {limit}; it was {where}"
+            self.finish(job, Answer(status=503, type_name="PredictTimeoutError", message=message))
             self._drop(job)
         for group in self.groups.values():
             hung = [batch for batch in group.batches.values() if batch.deadline <= now]
@@ -208,6 +207,7 @@ class ModelPool:
         self._batcher.remove(job.id)
         if job in self._suspects:
             self._suspects.remove(job)
+            self._ask_pump()  # a group may have been kept free for it
         if (group := self.groups.get(job.group_key)) is not None:
             group.cancel(job)
 
@@ -219,7 +219,7 @@ class ModelPool:
             return
         if not job.answer.done():
             job.answer.set_result(answer)
-        total = time.monotonic() - job.arrived
+        total = self._clock() - job.arrived
         self.metrics.count_request(outcome_of(answer.status), total)
         if self._request_log is not None and job.dispatched:
             self._request_log.add(queue=job.dispatched - job.arrived, inference=job.inference, total=total)
@@ -271,19 +271,16 @@ class ModelPool:
         async with asyncio.TaskGroup() as tasks:
             while not self._is_closing:
                 self._changed.clear()
-                self._start_missing(tasks)
-                wait = max(0.0, self._not_before - time.monotonic()) if self._not_before else None
-                try:
-                    async with asyncio.timeout(wait or None):
+                now = self._clock()
+                self._start_missing(tasks, now)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._not_before - now if self._not_before > now else None):
                         await self._changed.wait()
-                except TimeoutError:
-                    continue
             for group in self.groups.values():
                 group.drain()
 
-    def _start_missing(self, tasks: asyncio.TaskGroup) -> None:
+    def _start_missing(self, tasks: asyncio.TaskGroup, now: float) -> None:
         """Start groups until the floor is reached, one after another unless loads may overlap."""
-        now = time.monotonic()
         while now >= self._not_before:
             devices = min(self.plan.devices, key=self.planned_workers)
             missing = self.plan.min_workers - self.planned_workers(devices)
@@ -322,7 +319,7 @@ class ModelPool:
         self._ask_pump()
 
     def _decide_restart(self, end: GroupEnd) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if end.kind == "load_failed":
             decision = self._restarts.failed(now)
         else:
@@ -381,8 +378,8 @@ class ModelPool:
     def end_stream(self, job: Job, *, is_broken: bool = False) -> None:
         """Count a job whose stream ended and forget it."""
         if self._forget(job):
-            outcome = "server_error" if is_broken else "ok"
-            self.metrics.count_request(outcome, time.monotonic() - job.arrived)
+            outcome = "cancelled" if job.answer.cancelled() else outcome_of(job.answer.result().status)
+            self.metrics.count_request("server_error" if is_broken else outcome, self._clock() - job.arrived)
             job.close()
 
     async def close(self, timeout: float) -> None:  # the wait is on several things
