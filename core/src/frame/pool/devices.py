@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 from frame.errors import ConfigError
 
+_DEVICE_FOLDER = Path("/dev")
+_ID_PREFIXES = ("GPU-", "MIG-")
 
-def visible_gpus(environ: Mapping[str, str], device_folder: Path = Path("/dev")) -> list[str]:
-    """Return the indices (or ids) of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    present = sorted(
-        path.name.removeprefix("nvidia")
-        for path in device_folder.glob("nvidia[0-9]*")
-        if path.name.removeprefix("nvidia").isdecimal()
-    )
+
+def visible_gpus(environ: Mapping[str, str], device_folder: Path = _DEVICE_FOLDER) -> list[str]:
+    """Return the indices (or ids) of the GPUs that are there, as CUDA_VISIBLE_DEVICES names them.
+
+    CUDA counts the devices that are there from 0, whatever the numbers in their files' names (a container may
+    have just /dev/nvidia3), and ignores CUDA_VISIBLE_DEVICES from its first invalid entry on (CUDA C++
+    Programming Guide, CUDA environment variables).
+    """
+    files = device_folder.glob("nvidia[0-9]*")
+    count = sum(path.name.removeprefix("nvidia").isdecimal() for path in files)
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None or not present:
-        return present
-    return [item.strip() for item in chosen.split(",") if item.strip() not in {"", "-1"}]
+    if chosen is None or not count:
+        return [str(index) for index in range(count)]
+
+    def is_valid(item: str) -> bool:
+        return item.startswith(_ID_PREFIXES) or (item.isdecimal() and int(item) < count)
+
+    return list(takewhile(is_valid, (item.strip() for item in chosen.split(","))))
 
 
-def place(wanted: Iterable[str], environ: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+def place(
+    wanted: Iterable[str], environ: Mapping[str, str], device_folder: Path = _DEVICE_FOLDER
+) -> tuple[tuple[str, ...], ...]:
     """Return the device sets of a model's groups: `*` is every GPU, or the CPU where there is none.
 
     Raises:
         ConfigError: it names a GPU that this machine does not have.
     """
-    gpus = visible_gpus(environ)
+    gpus = visible_gpus(environ, device_folder)
     sets: list[tuple[str, ...]] = []
     for entry in wanted:
         if entry == "*":
@@ -43,13 +55,15 @@ def place(wanted: Iterable[str], environ: Mapping[str, str]) -> tuple[tuple[str,
     return tuple(dict.fromkeys(sets))
 
 
-def cut_visible(devices: tuple[str, ...], environ: Mapping[str, str]) -> tuple[tuple[str, ...], str | None]:
+def cut_visible(
+    devices: tuple[str, ...], environ: Mapping[str, str], device_folder: Path = _DEVICE_FOLDER
+) -> tuple[tuple[str, ...], str | None]:
     """Return the devices as a worker that sees only them names them, and its CUDA_VISIBLE_DEVICES.
 
     A group on the CPU gets an empty list, so that no framework takes memory on a GPU that is not its own.
     """
+    gpus = visible_gpus(environ, device_folder)
     if devices == ("cpu",):
-        return devices, "" if visible_gpus(environ) else None
-    gpus = visible_gpus(environ)
+        return devices, "" if gpus else None
     own = ",".join(gpus[int(device.removeprefix("gpu"))] for device in devices)
     return tuple(f"gpu{index}" for index in range(len(devices))), own
