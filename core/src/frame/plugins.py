@@ -79,7 +79,7 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
         try:
             plugin = _collect(point.name, distribution, version, point.load)
             _check_names(plugin, found.engines)
-        except Exception as error:  # noqa: BLE001  # fault line: around a plugin
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # fault line: around a plugin
             _log.debug("plugin_broken name=%s", point.name, exc_info=True)
             reason = f"{type(error).__name__}: {error}"
             found.broken.append(
@@ -103,6 +103,9 @@ def _collect(name: str, distribution: str, version: str, load: Callable[[], obje
     protocols = tuple(protocol for items in manager.hook.frame_protocols() for protocol in items)
     for spec in engines:
         _check_engine(spec)
+    for protocol in protocols:
+        if not isinstance(protocol, Protocol):
+            raise TypeError(f"frame_protocols yielded {type(protocol).__name__}, not Protocol")
     return LoadedPlugin(
         name=name,
         distribution=distribution,

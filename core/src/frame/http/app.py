@@ -10,6 +10,7 @@ from frame.http.servers import AsgiApp, Message, Receive, Scope, Send
 
 _MAX_CACHED = 1024
 """Paths whose resolution is remembered; clients choose paths, so their number is bounded."""
+_MAX_CACHED_PATH_BYTES = 256
 _EMPTY_OBJECT = b"{}\n"  # DJL Serving's whole answer to OPTIONS of a prediction path
 
 
@@ -49,7 +50,8 @@ class FrameApp:
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
         found = self._table.resolve(key[0], key[1].partition(b"?")[0].decode("latin-1"))
-        self._cache[key] = found
+        if len(key[1]) <= _MAX_CACHED_PATH_BYTES and len(key[0]) <= _MAX_CACHED_PATH_BYTES:
+            self._cache[key] = found
         return found
 
 

@@ -29,7 +29,19 @@ DEFAULT_PRIORITY = 3  # DJL Serving's, for requests without x-priority
 _MAX_FORM_BYTES = 64 << 10
 TIMINGS_HEADER = "x-frame-timings"
 _FORBIDDEN = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
+    {
+        *(
+            "connection",
+            "content-length",
+            "date",
+            "expires",
+            "keep-alive",
+            "pragma",
+            "proxy-connection",
+            "server",
+        ),
+        *("te", "trailer", "transfer-encoding", "upgrade", "x-request-id"),
+    }
 )
 """Headers that belong to the HTTP server; a handler's own value would break the framing."""
 _NO_BODY = frozenset({204, 304})
@@ -170,7 +182,9 @@ class DataPlane:
             body = answer.body or b""  # type: ignore[assignment]  # a view is sent as it is
         if answer.properties:
             headers += _headers_of(answer.properties)
-        if status not in _NO_BODY:
+        if status in _NO_BODY:
+            body = b""
+        else:
             headers.append((b"content-length", str(len(body)).encode()))
         if TIMINGS_HEADER in job.properties:
             headers += _timings(job, time.monotonic())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from frame.pool.group import Batch, WorkerGroup, decode_head
+from frame.pool.group import Batch, WorkerGroup
+from frame.pool.heads import decode_head
 from frame.pool.jobs import Answer, Body, Job, JobStream
 from frame.wire.frames import Frame, WireError
 from frame.wire.messages import AnswerHead, AnswersHead, BatchEnd, ChunkHead, EndHead, PartHead
@@ -85,7 +86,13 @@ def _end_batch(pool: ModelPool, group: WorkerGroup, batch: Batch, end: BatchEnd)
     metrics.decode.observe(end.decode)
     metrics.encode.observe(end.encode)
     metrics.splits += end.calls > 1
+    for job in batch.jobs.values():
+        pool.finish(job, _unanswered("the worker passed over this request"))
     pool.batch_done(group, batch)
+
+
+def _unanswered(message: str) -> Answer:
+    return Answer(status=503, message=message, type_name="WorkerDiedError")
 
 
 def _take_stream(pool: ModelPool, group: WorkerGroup, head: AnswerHead, bodies: _Bodies) -> None:
@@ -113,7 +120,9 @@ def _take_end(pool: ModelPool, group: WorkerGroup, head: EndHead) -> None:
         raise WireError("the end of a stream that did not begin")
     batch = group.batches[job.batch]
     del batch.jobs[job.id]
-    if job.stream is not None:
+    if job.stream is None:
+        pool.finish(job, _unanswered("the worker ended a stream that had not begun"))
+    else:
         job.stream.end(head.error)
     pool.end_stream(job, is_broken=bool(head.error))
     if group.capacity:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from frame.wire.frames import Frame, FrameDecoder, WireError
-from frame.wire.parts import map_memfd
+from frame.wire.parts import map_all
 
 _SCRATCH_BYTES = 256 << 10
+_MAX_BODY_BYTES = 256 << 20
+"""A worker sends at most 200 answers of less than 1 MiB in one message; larger ones travel as descriptors."""
 _MAX_SEGMENTS = 512
 _ANCILLARY_BYTES = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
@@ -37,7 +39,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._decoder = FrameDecoder()
+        self._decoder = FrameDecoder(_MAX_BODY_BYTES)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._descriptors: list[int] = []
         self._unsent: list[tuple[list[memoryview], list[int]]] = []
@@ -93,8 +95,9 @@ class Channel:
                 sent = self._socket.sendmsg(views[:_MAX_SEGMENTS], ancillary)
             except (BlockingIOError, InterruptedError):
                 return views, descriptors
-            except OSError:
-                return [], ()  # the worker is gone; the reader finds out and reports it
+            except OSError as error:
+                self._loop.call_soon(self._end, f"{type(error).__name__}: {error}")
+                return [], ()
             descriptors = ()
             views = _drop(views, sent)
         return [], ()
@@ -122,7 +125,7 @@ class Channel:
                     return
         except (BlockingIOError, InterruptedError):
             return
-        except (OSError, WireError, ValueError) as error:
+        except (OSError, WireError, ValueError, MemoryError) as error:
             self._end(f"{type(error).__name__}: {error}")
             return
         if frames is None:
@@ -148,11 +151,12 @@ class Channel:
         if not frame.fd_count:
             return []
         taken, self._descriptors = self._descriptors[: frame.fd_count], self._descriptors[frame.fd_count :]
-        return [map_memfd(descriptor, os.fstat(descriptor).st_size) for descriptor in taken]
+        return map_all(taken)
 
     def _end(self, reason: str) -> None:
-        self.close()
-        self._on_closed(reason)
+        if self.is_open:
+            self.close()
+            self._on_closed(reason)
 
 
 def _drop(views: list[memoryview], sent: int) -> list[memoryview]:

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frame.errors import LoadError
+from frame.pool.environ import is_allowed
 
 _log = logging.getLogger(__name__)
 _STAMP = ".frame-ready"
 _LOCK_POLL = 0.2
 _BASE_PATHS = "import json,sys; print(json.dumps([p for p in sys.path if p.endswith(('-packages'))]))"
+_PIP_PREFIXES = ("PIP_", "DJL_OFFLINE", "XDG_", "VIRTUAL_ENV")
 _OUTPUT_CHARACTERS = 1500
 
 
@@ -35,7 +37,7 @@ class EnvironmentRequest:
             the environment's own.
         cache: the folder that environments are kept in, one for each different request.
         timeout: seconds for all of it.
-        environ: for pip, whole: it needs the server's index settings.
+        environ: the server's; pip sees its own settings and what workers see.
     """
 
     model: str
@@ -71,7 +73,8 @@ async def make_environment(request: EnvironmentRequest) -> str:
 def _key(request: EnvironmentRequest) -> str:
     requirements = request.folder / "requirements.txt"
     text = requirements.read_bytes() if requirements.exists() else b""
-    wheels = sorted(path.name for path in (request.folder / "requirements").glob("*"))
+    local = (request.folder / "requirements").glob("*")
+    wheels = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in local)
     parts = [request.interpreter, sys.version, json.dumps(wheels)]
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + text).hexdigest()[:24]
 
@@ -83,7 +86,7 @@ async def _build(request: EnvironmentRequest, target: Path) -> None:
     is itself in a virtual environment, `--system-site-packages` would show those of the system instead.
     """
     await _run(request, [request.interpreter, "-m", "venv", "--without-pip", str(target)])
-    paths = json.loads(await _run(request, [request.interpreter, "-c", _BASE_PATHS]))
+    paths = json.loads((await _run(request, [request.interpreter, "-c", _BASE_PATHS])).splitlines()[-1])
     site_packages = next((target / "lib").glob("python*/site-packages"))
     (site_packages / "_frame_base.pth").write_text("".join(f"{path}\n" for path in paths))
     requirements = request.folder / "requirements.txt"
@@ -111,7 +114,7 @@ async def _run(request: EnvironmentRequest, argv: Sequence[str]) -> str:
     """Run one command; it ends with this coroutine, whatever happens."""
     process = await asyncio.create_subprocess_exec(
         *argv,
-        env=dict(request.environ),
+        env={name: value for name, value in request.environ.items() if _may_see(name)},
         cwd=request.folder,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -129,6 +132,11 @@ async def _run(request: EnvironmentRequest, argv: Sequence[str]) -> str:
     if process.returncode != 0:
         raise LoadError(f"requirements: {' '.join(argv[1:4])} failed: {text[-_OUTPUT_CHARACTERS:]}")
     return text
+
+
+def _may_see(name: str) -> bool:
+    """Tell whether pip, and the set-up code of what it installs, may see a variable of the server."""
+    return is_allowed(name) or name.startswith(_PIP_PREFIXES) or name.lower().endswith("_proxy")
 
 
 @asynccontextmanager

@@ -13,33 +13,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
-from frame.contract.signatures import Signature, TensorSpec
-from frame.errors import FrameError
+from frame.contract.signatures import Signature
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.pool.channel import Channel
-from frame.pool.devices import cut_visible
+from frame.pool.heads import decode_head, encode, job_head, load_head, specs_of
 from frame.pool.jobs import Job
 from frame.pool.logs import LogDrain
 from frame.pool.process import GroupProcess, describe_exit, start_process
 from frame.pool.settings import GroupSettings
-from frame.wire.frames import Frame, WireError, frame_header
+from frame.wire.frames import Frame, frame_header
 from frame.wire.messages import (
-    AnswerHead,
-    AnswersHead,
     CancelHead,
-    ChunkHead,
     CreditHead,
-    EndHead,
     HelloHead,
-    JobHead,
     Kind,
     LoadedHead,
     LoadFailedHead,
-    LoadHead,
     RunHead,
-    SpecHead,
     StageHead,
 )
 
@@ -47,20 +37,6 @@ _log = logging.getLogger(__name__)
 _EXIT_GRACE = 5.0
 """Seconds a worker gets to exit by itself once its connection is closed."""
 _LOG_GRACE = 1.0
-_encode = msgspec.json.Encoder().encode
-_HEADS: dict[int, msgspec.json.Decoder[object]] = {
-    kind: msgspec.json.Decoder(head)
-    for kind, head in {
-        Kind.HELLO: HelloHead,
-        Kind.STAGE: StageHead,
-        Kind.LOADED: LoadedHead,
-        Kind.LOAD_FAILED: LoadFailedHead,
-        Kind.ANSWERS: AnswersHead,
-        Kind.STREAM: AnswerHead,
-        Kind.CHUNK: ChunkHead,
-        Kind.END: EndHead,
-    }.items()
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +76,11 @@ class Batch:
     jobs: dict[int, Job]
     sent: float
     deadline: float
+
+    @property
+    def waits_for_readers(self) -> bool:
+        """Whether all that is left are streams whose clients do not read; that is no hang of the model."""
+        return all(job.stream is not None and job.stream.waits_for_reader for job in self.jobs.values())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,8 +152,8 @@ class WorkerGroup:
         for job in jobs:
             job.group_key, job.batch, job.dispatched = self.key, batch.id, now
             job.batch_size = len(jobs)
-            heads.append(_job_head(job, segments, descriptors))
-        head = _encode(RunHead(batch.id, heads))
+            heads.append(job_head(job, segments, descriptors))
+        head = encode(RunHead(batch.id, heads))
         segments[0] = frame_header(Kind.RUN, head, sum(map(len, segments)), len(descriptors))
         assert self._channel is not None
         self._channel.send(segments, descriptors)
@@ -200,6 +181,35 @@ class WorkerGroup:
         """Workers that this group is, or was asked to be; a `SequenceModel` is one worker."""
         return self.slots or self.requested_slots
 
+    def end_if_hung(self, now: float) -> None:
+        """End the group when a batch has run for too long; other slots' batches may finish first."""
+        for batch in self.batches.values():
+            if batch.deadline <= now and batch.waits_for_readers:
+                batch.deadline = now + self.settings.predict_timeout
+        hung = [batch.id for batch in self.batches.values() if batch.deadline <= now]
+        if not hung:
+            return
+        self.hung_batches.update(hung)
+        self.state = next_state(self.state, GroupEvent.DRAIN)
+        self._kill_when_rest_is_done()
+        if self.state is not GroupState.ENDED:
+            asyncio.get_running_loop().call_later(self.settings.drain_timeout, self.kill, "hung", self._hang)
+
+    @property
+    def _hang(self) -> str:
+        return f"a batch ran longer than {self.settings.predict_timeout:g} s"
+
+    def batch_ended(self, batch: Batch) -> None:
+        """A batch is done; the last one beside a hung one ends the group."""
+        self.batches.pop(batch.id, None)
+        self.has_answered = True
+        if self.hung_batches:
+            self._kill_when_rest_is_done()
+
+    def _kill_when_rest_is_done(self) -> None:
+        if set(self.batches) <= self.hung_batches:
+            self.kill("hung", self._hang)
+
     def drain(self) -> None:
         """Let the group finish what it runs, then end it."""
         self.state = next_state(self.state, GroupEvent.DRAIN)
@@ -210,6 +220,7 @@ class WorkerGroup:
         """End the group now; `kind` and `cause` explain it."""
         if self._verdict is None:
             self._verdict = GroupEnd(kind=kind, cause=cause, has_answered=self.has_answered)
+        self.state = next_state(self.state, GroupEvent.ENDED)
         if self._process is not None:
             self._process.kill()
 
@@ -227,11 +238,13 @@ class WorkerGroup:
                 if end is not None:
                     process.kill()
                 status = await process.end(_EXIT_GRACE)
+                process.kill_children()
                 await asyncio.wait((logs,), timeout=_LOG_GRACE)
                 logs.cancel()  # a child of the worker may still hold its output open
             return end or self._judge(status)
-        except (OSError, FrameError) as error:
-            return GroupEnd(kind="load_failed", cause=f"start: {error}")
+        except Exception as error:  # noqa: BLE001  # fault line: around one worker group, its plugin included
+            _log.warning("worker_start_failed model=%s group=%d", self.settings.name, self.key, exc_info=True)
+            return GroupEnd(kind="load_failed", cause=f"start: {_innermost(error)}")
         finally:
             self.state = next_state(self.state, GroupEvent.ENDED)
             if self._channel is not None:
@@ -256,7 +269,7 @@ class WorkerGroup:
         self._channel = Channel(accepted.result()[0], self._take_frame, self._take_closed)
         process.close_listener()
         limit = self.settings.load_timeout
-        if not await first_of(limit, self._report, self._closed, self._drain_asked):
+        if not await first_of(limit, self._report, self._closed, self._drain_asked, exited):
             cause = f"{self.stage}: not finished within {limit:g} s (option.model_loading_timeout)"
             return GroupEnd(kind="load_failed", cause=cause)
         if not self._report.done():
@@ -267,23 +280,27 @@ class WorkerGroup:
                 kind="load_failed", cause=f"{report.stage}: {report.message}", status=report.status
             )
         self._take_loaded(report)
-        await self._serve()
+        await self._serve(exited)
         return None
 
     def _take_loaded(self, loaded: LoadedHead) -> None:
         self.slots, self.capacity = loaded.slots, loaded.capacity
         self.seconds = loaded.seconds
         if loaded.inputs is not None and loaded.outputs is not None:
-            self.signature = Signature(_specs(loaded.inputs), _specs(loaded.outputs))
+            self.signature = Signature(specs_of(loaded.inputs), specs_of(loaded.outputs))
         self.state = next_state(self.state, GroupEvent.LOADED)
         self._listener.group_loaded(self)
 
-    async def _serve(self) -> None:
-        """Wait until the connection closes, or a drain was asked for and what runs is done or out of time."""
-        await asyncio.wait((self._closed, self._drain_asked), return_when=asyncio.FIRST_COMPLETED)
-        if not self._closed.done():
+    async def _serve(self, exited: asyncio.Task[int]) -> None:
+        """Wait until the worker is gone, or a drain was asked for and what runs is done or out of time.
+
+        The process's exit counts as well as the socket's end: a child of the worker may hold the socket open.
+        """
+        gone = (self._closed, exited)
+        await asyncio.wait((*gone, self._drain_asked), return_when=asyncio.FIRST_COMPLETED)
+        if not any(future.done() for future in gone):
             self._send(Kind.DRAIN, {})
-            if not await first_of(self.settings.drain_timeout, self._closed):
+            if not await first_of(self.settings.drain_timeout, *gone):
                 self.kill("drained", "drained; what ran was cut")
 
     def _judge(self, status: int) -> GroupEnd:
@@ -299,10 +316,11 @@ class WorkerGroup:
 
     def _send(self, kind: Kind, head: object) -> None:
         if self._channel is not None:
-            self._channel.send([frame_header(kind, _encode(head), 0)])
+            self._channel.send([frame_header(kind, encode(head), 0)])
 
     def _take_closed(self, reason: str) -> None:
         _log.debug("worker_disconnected model=%s group=%d reason=%s", self.settings.name, self.key, reason)
+        self.state = next_state(self.state, GroupEvent.ENDED)  # at once: nothing more may be sent here
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -320,69 +338,22 @@ class WorkerGroup:
 
     def _take_hello(self, head: HelloHead) -> None:
         assert self._process is not None
-        if not hmac.compare_digest(head.token, self._process.token):
+        if not hmac.compare_digest(head.token.encode(), self._process.token.encode()):
             _log.warning("worker_refused model=%s group=%d reason=wrong token", self.settings.name, self.key)
             self._process.kill()
             return
         self.pid = head.pid
-        self._send(Kind.LOAD, self._load_head())
+        self._send(Kind.LOAD, load_head(self.settings, self.requested_slots))
 
-    def _load_head(self) -> LoadHead:
-        settings = self.settings
-        options = type(settings.options)
-        return LoadHead(
-            engine_target=settings.engine.target,
-            options_target=f"{options.__module__}:{options.__qualname__}",
-            name=settings.name,
-            version=settings.version,
-            path=settings.path,
-            model_file=settings.model_file,
-            properties=dict(settings.properties),
-            batch_size=settings.batch_size,
-            devices=list(cut_visible(settings.devices, settings.server_environment)[0]),
-            rank=0,
-            world_size=1,
-            threads=settings.threads,
-            slots=self.requested_slots,
-            shares_model=settings.shares_model,
-        )
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the first error inside a group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # asyncio.wait has it
     """Wait until one of the futures is done; False when none is after `timeout` seconds."""
     done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return bool(done)
-
-
-def decode_head(frame: Frame) -> object:
-    """Return the head of a message from a worker as its dataclass.
-
-    Raises:
-        WireError: of an unknown kind, or not as the kind demands.
-    """
-    decoder = _HEADS.get(frame.kind)
-    if decoder is None:
-        raise WireError(f"unexpected message kind {frame.kind}")
-    try:
-        return decoder.decode(frame.head)
-    except msgspec.MsgspecError as error:
-        raise WireError(str(error)) from error
-
-
-def _specs(heads: list[SpecHead]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(head.name, head.dtype, None if head.shape is None else tuple(head.shape)) for head in heads
-    )
-
-
-def _job_head(job: Job, segments: list[bytes], descriptors: list[int]) -> JobHead:
-    """Return the job's head; its parts are appended to the message's segments and descriptors."""
-    parts: list[tuple[str, int, int]] = []
-    for key, payload in job.parts:
-        if payload.descriptor >= 0:
-            parts.append((key, payload.size_bytes, len(descriptors)))
-            descriptors.append(payload.descriptor)
-        else:
-            parts.append((key, payload.size_bytes, -1))
-            segments += payload.segments
-    return JobHead(job.id, job.request_id, job.properties, parts, job.codec)

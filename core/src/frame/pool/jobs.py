@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from frame.pool.payload import Payload
+from frame.wire.messages import INITIAL_CREDITS
 
 Body = bytes | memoryview
 
@@ -70,6 +71,12 @@ class JobStream:
             self._has_ended = True
             self._cancel()
         self._chunks.clear()
+        self._wake()
+
+    @property
+    def waits_for_reader(self) -> bool:
+        """Whether the worker has used up its credits: the client must take a chunk before another comes."""
+        return len(self._chunks) >= INITIAL_CREDITS
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

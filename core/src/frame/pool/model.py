@@ -5,29 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from dataclasses import replace
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
-from frame.errors import CapacityError, FrameError, ModelNotReadyError
+from frame.errors import CapacityError, ModelNotReadyError
 from frame.policy.batching import Batcher
-from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
 from frame.policy.recovery import Interrupted, why_not_again
 from frame.pool.answers import take_answers
-from frame.pool.group import Batch, GroupEnd, GroupListener, Placement, WorkerGroup
+from frame.pool.group import Batch, GroupEnd, WorkerGroup
 from frame.pool.jobs import Answer, Job
 from frame.pool.metrics import ModelMetrics, outcome_of
 from frame.pool.plan import ModelPlan
 from frame.pool.request_log import RequestLog
-from frame.pool.settings import GroupSettings
+from frame.pool.supervisor import Clock, MakeGroup, Prepare, Supervisor
 from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
-Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
-Clock = Callable[[], float]
-MakeGroup = Callable[[GroupSettings, Placement, GroupListener], WorkerGroup]
 
 
 class ModelPool:
@@ -37,31 +30,22 @@ class ModelPool:
       * an admitted job ends once: with an answer, with an error, or cancelled by its client;
       * a job is in the queue, among the suspects, or in exactly one group's batch;
       * a job that was in a dying group is run again alone in an otherwise idle group; a second death ends it (503);
-      * below `min_workers` a start is under way or has a time at which it will be.
     """
 
     def __init__(
         self, plan: ModelPlan, prepare: Prepare, make_group: MakeGroup = WorkerGroup, clock: Clock = monotonic
     ) -> None:
-        self.plan = plan
         self.metrics = ModelMetrics()
         self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
         self.reason: str | None = None
-        self.groups: dict[int, WorkerGroup] = {}
-        self.log_tail: tuple[str, ...] = ()
         self.settled = asyncio.Event()
         """Set once the first start has succeeded or failed."""
-        self._prepare = prepare
-        self._make_group = make_group
         self._clock = clock
+        self._supervisor = Supervisor(plan, self, prepare=prepare, make_group=make_group, clock=clock)
         self._request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
         self._batcher: Batcher[Job] = Batcher(plan.batching)
         self._suspects: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
-        self._restarts = RestartPolicy(plan.restarts)
-        self._not_before = 0.0
-        self._next_group = 1
-        self._changed = asyncio.Event()
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
         self._pump_asked = False
@@ -69,6 +53,21 @@ class ModelPool:
         self._due_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
+
+    @property
+    def plan(self) -> ModelPlan:
+        """The plan, with the interpreter of the model's own environment once that is made."""
+        return self._supervisor.plan
+
+    @property
+    def groups(self) -> dict[int, WorkerGroup]:
+        """The worker groups by key."""
+        return self._supervisor.groups
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The last lines of the group that ended last."""
+        return self._supervisor.log_tail
 
     # --- admission ----------------------------------------------------------------------------
 
@@ -191,10 +190,7 @@ class ModelPool:
             self.finish(job, Answer(status=503, type_name="PredictTimeoutError", message=message))
             self._drop(job)
         for group in self.groups.values():
-            hung = [batch for batch in group.batches.values() if batch.deadline <= now]
-            if hung:
-                group.hung_batches.update(batch.id for batch in hung)
-                group.kill("hung", f"a batch ran longer than {self.plan.group.predict_timeout:g} s")
+            group.end_if_hung(now)
         deadlines = [job.deadline for job in self._jobs.values() if job.stream is None]
         deadlines += [batch.deadline for group in self.groups.values() for batch in group.batches.values()]
         self._deadline_timer = None
@@ -237,9 +233,8 @@ class ModelPool:
 
     def batch_done(self, group: WorkerGroup, batch: Batch) -> None:
         """A slot is free again."""
-        group.batches.pop(batch.id, None)
-        group.has_answered = True
-        self._restarts.answered()
+        group.batch_ended(batch)
+        self._supervisor.answered()
         self._may_dispatch = True
         if self.queue_length:
             self._pump()  # at once: what waits has waited for this slot, and a later look costs it a turn of the loop
@@ -254,7 +249,7 @@ class ModelPool:
         self.metrics.load.observe(seconds)
         self.status, self.reason = "READY", None
         self.settled.set()
-        self._changed.set()
+        self._supervisor.look_again()
         self._ask_pump()
 
     def group_frame(self, group: WorkerGroup, frame: Frame, mapped: list[memoryview]) -> None:
@@ -263,77 +258,17 @@ class ModelPool:
 
     async def run(self) -> None:
         """Keep the floor of workers until closed; returns when every group is gone."""
-        try:
-            self.plan = await self._prepare(self.plan)
-        except (FrameError, OSError) as error:
-            self._fail(f"prepare: {error}")
-            return
-        async with asyncio.TaskGroup() as tasks:
-            while not self._is_closing:
-                self._changed.clear()
-                now = self._clock()
-                self._start_missing(tasks, now)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._not_before - now if self._not_before > now else None):
-                        await self._changed.wait()
-            for group in self.groups.values():
-                group.drain()
+        await self._supervisor.run()
 
-    def _start_missing(self, tasks: asyncio.TaskGroup, now: float) -> None:
-        """Start groups until the floor is reached, one after another unless loads may overlap."""
-        while now >= self._not_before:
-            devices = min(self.plan.devices, key=self.planned_workers)
-            missing = self.plan.min_workers - self.planned_workers(devices)
-            is_loading = any(group.state is GroupState.STARTING for group in self.groups.values())
-            if missing <= 0 or (is_loading and (not self.plan.parallel_loading or self.status != "READY")):
-                return
-            placement = Placement(
-                key=self._next_group,
-                slots=min(missing, self.plan.slots_per_group),
-                log_prefix=f"{self.plan.name}/{self._next_group}",
-            )
-            self._next_group += 1
-            group = self._make_group(replace(self.plan.group, devices=devices), placement, self)
-            self.groups[group.key] = group
-            tasks.create_task(self._run_group(group))
-
-    def planned_workers(self, devices: tuple[str, ...]) -> int:
-        """Workers on these devices that are up or on their way up, with the slots they have or were asked for."""
-        alive = (GroupState.STARTING, GroupState.READY)
-        groups = (group for group in self.groups.values() if group.settings.devices == devices)
-        return sum(group.plan_slots for group in groups if group.state in alive)
-
-    async def _run_group(self, group: WorkerGroup) -> None:
-        end = await group.run()
-        del self.groups[group.key]
-        self.log_tail = tuple(group.logs.tail)
-        _log.info(
-            "worker_ended model=%s group=%d kind=%s cause=%s", self.plan.name, group.key, end.kind, end.cause
-        )
+    def group_ended(self, group: WorkerGroup, end: GroupEnd) -> None:
+        """Decide what becomes of the jobs that the group was running."""
         if end.kind != "drained":
             self.metrics.count_restart(end.kind)
-            self._decide_restart(end)
-        for batch in group.batches.values():
+        for batch in reversed(group.batches.values()):
             self._recover_batch(group, batch, end)
-        self._changed.set()
         self._ask_pump()
 
-    def _decide_restart(self, end: GroupEnd) -> None:
-        now = self._clock()
-        if end.kind == "load_failed":
-            decision = self._restarts.failed(now)
-        else:
-            decided = self._restarts.died(now, has_answered=end.has_answered)
-            if not isinstance(decided, FailUntil):
-                self._not_before = decided.at
-                _log.info("worker_restarts model=%s in=%.1f", self.plan.name, decided.at - now)
-                return
-            decision = decided
-        self._not_before = decision.at
-        if not any(group.state is GroupState.READY for group in self.groups.values()):
-            self._fail(end.cause)
-
-    def _fail(self, cause: str) -> None:
+    def model_failed(self, cause: str) -> None:
         """Mark the model FAILED and answer all that waits."""
         _log.error("model_failed model=%s cause=%s", self.plan.name, cause)
         self.status, self.reason = "FAILED", cause
@@ -390,8 +325,11 @@ class ModelPool:
         if self._jobs and self.groups:
             self._idle = self._loop.create_future()
             await asyncio.wait((self._idle,), timeout=timeout)
+        for group in self.groups.values():
+            if self._jobs and group.batches:
+                group.kill("drained", "drained; what ran was cut")
         for job in list(self._jobs.values()):
             self._drop(job)
             message = "the server is shutting down"
             self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
-        self._changed.set()
+        self._supervisor.close()

@@ -37,6 +37,12 @@ class Payload:
         if self.descriptor >= 0:
             seal(self.descriptor)
 
+    def read_segments(self) -> list[bytes]:
+        """Return the bytes, read back when they are behind the descriptor."""
+        if self.descriptor < 0:
+            return self.segments
+        return [os.pread(self.descriptor, self.size_bytes, 0)]
+
     def close(self) -> None:
         """Free what the payload holds."""
         self.segments = []

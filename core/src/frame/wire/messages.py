@@ -158,7 +158,6 @@ class BatchEnd:
     compute: float = 0.0
     encode: float = 0.0
     calls: int = 1
-    capacity: int = 0
 
 
 @dataclass(slots=True, kw_only=True)

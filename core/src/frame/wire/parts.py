@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 MEMFD_BYTES = 1 << 20
@@ -40,6 +40,24 @@ def memfd_of(segments: Iterable[bytes | bytearray | memoryview]) -> int:
         seal(descriptor)
         undo.pop_all()
     return descriptor
+
+
+def map_all(descriptors: Sequence[int]) -> list[memoryview]:
+    """Map received descriptors and close all of them, whatever happens.
+
+    Raises:
+        ValueError: one is not sealed.
+    """
+    left = list(descriptors)
+    views: list[memoryview] = []
+    try:
+        while left:
+            descriptor = left.pop(0)
+            views.append(map_memfd(descriptor, os.fstat(descriptor).st_size))
+    finally:
+        for descriptor in left:
+            os.close(descriptor)
+    return views
 
 
 def map_memfd(descriptor: int, size_bytes: int) -> memoryview:

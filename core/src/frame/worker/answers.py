@@ -37,7 +37,11 @@ def as_request_error(error: Exception) -> RequestError:
 
 def error_head(job: int, error: RequestError) -> tuple[AnswerHead, list[Buffer]]:
     """Return head and body of a failed job."""
-    status = error.status if isinstance(error.status, int) and _FIRST_ERROR <= error.status <= _LAST_STATUS else 424
+    status = (
+        error.status
+        if isinstance(error.status, int) and _FIRST_ERROR <= error.status <= _LAST_STATUS
+        else 424
+    )
     head = AnswerHead(
         id=job, status=status, message=_clean(error.message), properties=_clean_properties(error.properties)
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from frame.contract.requests import Buffer, Part
 from frame.wire.frames import Frame, FrameDecoder, frame_header
 from frame.wire.messages import Kind, PartHead, to_json
-from frame.wire.parts import MEMFD_BYTES, map_memfd, memfd_of
+from frame.wire.parts import MEMFD_BYTES, map_all, memfd_of
 
 _encode = json.JSONEncoder(default=to_json, separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
@@ -109,7 +109,7 @@ class Channel:
 
     def _mapped(self, frame: Frame) -> list[memoryview]:
         taken, self._descriptors = self._descriptors[: frame.fd_count], self._descriptors[frame.fd_count :]
-        return [map_memfd(descriptor, os.fstat(descriptor).st_size) for descriptor in taken]
+        return map_all(taken)
 
 
 def _drop(views: list[memoryview], sent: int) -> list[memoryview]:

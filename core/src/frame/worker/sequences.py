@@ -27,6 +27,7 @@ class _Running:
 
     batch: int
     held: deque[Buffer] = field(default_factory=deque)
+    is_admitted: bool = False
     has_begun: bool = False
     is_done: bool = False
     error: str = ""
@@ -47,6 +48,7 @@ class SequenceDriver:
         self._work = work
         self._ends_on_error = ends_on_error
         self._running: dict[int, _Running] = {}
+        self._waiting: deque[tuple[int, object]] = deque()
         self._is_draining = False
 
     def run(self) -> None:
@@ -54,7 +56,8 @@ class SequenceDriver:
         while not (self._is_draining and not self._running):
             self._take_work()
             self._drop_cancelled()
-            if any(not item.is_done for item in self._running.values()):
+            self._admit_waiting()
+            if any(item.is_admitted and not item.is_done for item in self._running.values()):
                 self._step()
             self._flush()
 
@@ -71,9 +74,8 @@ class SequenceDriver:
             reader = PartReader(work.buffers)
             self._jobs.add(job.id for job in work.head.jobs)
             for job in work.head.jobs:
-                self._admit(
-                    work.head.batch, job.id, build_request(job, reader, self._jobs, splits_forms=True)
-                )
+                self._running[job.id] = _Running(work.head.batch)
+                self._waiting.append((job.id, build_request(job, reader, self._jobs, splits_forms=True)))
 
     def _patience(self) -> float | None:
         """Seconds to wait for work: for ever when idle, not at all while there is something to step."""
@@ -82,21 +84,37 @@ class SequenceDriver:
         only_readers_left = all(item.is_done for item in self._running.values())
         return _CREDIT_POLL if only_readers_left and self._running else 0.0
 
-    def _admit(self, batch: int, job: int, request: object) -> None:
+    def _admit_waiting(self) -> None:
+        """Let jobs join in the order in which they came, as far as the model has room."""
+        while self._waiting:
+            job, request = self._waiting[0]
+            if job in self._running and self._model.capacity() < 1:
+                return
+            self._waiting.popleft()
+            if job in self._running:
+                self._admit(job, request)
+
+    def _admit(self, job: int, request: object) -> None:
         error = request if isinstance(request, RequestError) else None
         if error is None:
             try:
                 self._model.admit(job, request)  # type: ignore[arg-type]  # not an error, so a request
             except Exception as raised:  # noqa: BLE001  # fault line: around a plugin's code
                 error = as_request_error(raised)
-        self._running[job] = _Running(batch)
         if error is not None:
             self._finish(job, error)
+        else:
+            self._running[job].is_admitted = True
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._running if self._jobs.is_cancelled(job)]:
-            if not self._running[job].is_done:
-                self._model.cancel(job)
+            item = self._running[job]
+            if item.is_admitted and not item.is_done:
+                self._cancel(job)
+            if item.has_begun:
+                self._channel.send(Kind.END, EndHead(job, "cancelled"))
+            else:
+                self._channel.send(Kind.ANSWERS, AnswersHead(batch=item.batch, jobs=[], end=BatchEnd()))
             self._forget(job)
 
     def _step(self) -> None:
@@ -107,7 +125,7 @@ class SequenceDriver:
             if self._ends_on_error:
                 raise
             for job in [job for job, item in self._running.items() if not item.is_done]:
-                self._model.cancel(job)
+                self._cancel(job)
                 self._finish(job, as_request_error(error))
             return
         for event in events:
@@ -118,9 +136,9 @@ class SequenceDriver:
         """Take an event; one that cannot be sent fails its job alone."""
         try:
             self._take_event(event)
-        except Exception as error:  # fault line: around one request of a plugin
+        except Exception as error:  # noqa: BLE001  # fault line: around one request of a plugin
             _log.exception("event_invalid job=%d", event.job)
-            self._model.cancel(event.job)
+            self._cancel(event.job)
             self._finish(event.job, as_request_error(error))
 
     def _take_event(self, event: Chunk | Done | Failed) -> None:
@@ -142,7 +160,7 @@ class SequenceDriver:
         elif len(item.held) < MAX_HELD_CHUNKS:
             item.held.append(as_bytes(chunk.data))
         else:
-            self._model.cancel(chunk.job)
+            self._cancel(chunk.job)
             item.is_done, item.error = True, "the reader is too slow"
 
     def _finish(self, job: int, result: Response | RequestError) -> None:
@@ -152,7 +170,7 @@ class SequenceDriver:
         if item.has_begun:
             item.error = result.message if isinstance(result, RequestError) else ""
             return
-        answers = AnswersHead(batch=item.batch, jobs=[], end=BatchEnd(capacity=self._model.capacity()))
+        answers = AnswersHead(batch=item.batch, jobs=[], end=BatchEnd())
         bodies: list[Buffer] = []
         add_answer(answers.jobs, bodies, job, result)
         self._channel.send(Kind.ANSWERS, answers, bodies)
@@ -168,6 +186,13 @@ class SequenceDriver:
                     begin_stream(self._channel, job, Response(), Part("data", b""))
                 self._channel.send(Kind.END, EndHead(job, item.error))
                 self._forget(job)
+
+    def _cancel(self, job: int) -> None:
+        """Tell the model; a model that cannot even drop a job must not take the others with it."""
+        try:
+            self._model.cancel(job)
+        except Exception:  # noqa: BLE001  # fault line: around a plugin's code
+            _log.exception("cancel_failed job=%d", job)
 
     def _forget(self, job: int) -> None:
         del self._running[job]

@@ -237,6 +237,9 @@ class _SlotThread(threading.Thread):
                 finally:
                     self._warm.set()
                 self._session.drive(self._model, ends_on_error=self._ends_on_error)
+        except SystemExit:  # a handler's sys.exit() ends its process, whichever slot it ran in
+            sys.stderr.flush()
+            os._exit(1)
         except Exception:  # noqa: BLE001  # fault line: a slot that cannot go on must end the group
             _log.exception("slot_failed")
             sys.stderr.flush()

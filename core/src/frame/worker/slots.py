@@ -49,6 +49,9 @@ def build_request(
             parts = importlib.import_module(codec).decode(parts, properties, None)
         except RequestError as error:
             return error
+        except Exception as error:  # noqa: BLE001  # fault line: around one request
+            _log.exception("decode_failed job=%d", job.id)
+            return as_request_error(error)
     job_id = job.id
     return Request(
         id=job.request_id,
