@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from frame.store.catalog import Catalog, build_catalog, models_cache
 
 _log = logging.getLogger("frame")
 _FAILED_START = 1
+_LEAST_DRAIN = 0.5
 
 
 def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
@@ -68,6 +70,7 @@ class _Server:
         self._config = settings.server
         self._catalog = catalog
         self._stop = asyncio.Event()
+        self._stopped = 0.0
         self._exit_code = 0
 
     async def run(self) -> int:
@@ -88,7 +91,7 @@ class _Server:
                 _log.error("server_failed %s", error)  # the message says it all
                 self._exit_code = error.exit_code
             finally:
-                await manager.close(self._config.drain_timeout)
+                await manager.close(self._time_left())
             await pools
         _log.info("server_ended exit=%d", self._exit_code)
         return self._exit_code
@@ -136,6 +139,11 @@ class _Server:
             graceful_timeout=self._config.drain_timeout,
         )
 
+    def _time_left(self) -> float:
+        """Seconds of `drain_timeout` that finishing HTTP requests has left for the workers; at least a little."""
+        spent = time.monotonic() - self._stopped if self._stopped else 0.0
+        return max(_LEAST_DRAIN, self._config.drain_timeout - spent)
+
     def _announce(self, urls: Sequence[str]) -> None:
         for url in urls:
             _log.info("server_ready address=%s pid=%d", url, os.getpid())
@@ -147,6 +155,7 @@ class _Server:
             logging.shutdown()
             os._exit(128 + number)
         _log.info("server_stops signal=%s", name)
+        self._stopped = time.monotonic()
         self._stop.set()
 
     def _manager(self) -> WorkloadManager:

@@ -116,8 +116,6 @@ def _take_end(pool: ModelPool, group: WorkerGroup, head: EndHead) -> None:
     job = group.find_job(head.job)
     if job is None:
         return
-    if job.stream is None and pool.is_waiting(job):
-        raise WireError("the end of a stream that did not begin")
     batch = group.batches[job.batch]
     del batch.jobs[job.id]
     if job.stream is None:

@@ -86,7 +86,7 @@ class Server:
             self._process.wait()
             raise ServerError(f"server: did not end in {timeout:g} s\n{self.log()[-4000:]}") from None
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """Ask the server to end and return its exit status; harmless when it has ended."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
