@@ -17,7 +17,7 @@ from frame.http.routes import Found
 from frame.http.servers import Receive, Scope, Send
 from frame.http.settings import DataPlaneSettings
 from frame.http.watch import ClientWatch
-from frame.pool.jobs import Answer, Job, JobStream
+from frame.pool.jobs import Answer, Job, JobStream, StreamStalledError
 from frame.pool.manager import WorkloadManager
 from frame.pool.metrics import outcome_of
 from frame.pool.model import ModelPool
@@ -159,7 +159,7 @@ class DataPlane:
             answer = await job.answer
             if answer.stream is not None and not answer.type_name:
                 watched.begin_now()
-                await self._send_stream(exchange, job, answer, answer.stream)
+                await self._send_stream(exchange, pool, job, answer, answer.stream)
             else:
                 await self._send_answer(exchange, adapter, job, answer)
         except asyncio.CancelledError:
@@ -191,7 +191,9 @@ class DataPlane:
         await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
         await exchange.send({"type": "http.response.body", "body": body})
 
-    async def _send_stream(self, exchange: _Exchange, job: Job, answer: Answer, stream: JobStream) -> None:
+    async def _send_stream(
+        self, exchange: _Exchange, pool: ModelPool, job: Job, answer: Answer, stream: JobStream
+    ) -> None:
         """Pass chunks on as they come; a broken stream ends the connection, so that the client notices."""
         headers = common_headers(job.request_id) + _headers_of(answer.properties)
         limit = self._settings.chunk_timeout
@@ -203,6 +205,9 @@ class DataPlane:
                         {"type": "http.response.body", "body": bytes(chunk), "more_body": True}
                     )
             await exchange.send({"type": "http.response.body", "body": b""})
+        except StreamStalledError:
+            pool.give_up(job)
+            raise
         finally:
             stream.close()
 

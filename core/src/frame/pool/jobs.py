@@ -17,6 +17,10 @@ class StreamBrokenError(Exception):
     """The stream ended before it was complete; what was sent so far is all there is."""
 
 
+class StreamStalledError(StreamBrokenError):
+    """No chunk came in time: the model hangs."""
+
+
 class JobStream:
     """Chunks of one answer, from the worker to the client.
 
@@ -47,7 +51,8 @@ class JobStream:
         """Return the next chunk, None at the end.
 
         Raises:
-            StreamBrokenError: the stream broke, or nothing came for `timeout` seconds.
+            StreamBrokenError: the stream broke.
+            StreamStalledError: nothing came for `timeout` seconds.
         """
         while not self._chunks:
             if self._has_ended:
@@ -59,7 +64,7 @@ class JobStream:
                 async with asyncio.timeout(timeout):
                     await self._waiter
             except TimeoutError:
-                raise StreamBrokenError(f"no chunk for {timeout:g} s") from None
+                raise StreamStalledError(f"no chunk for {timeout:g} s") from None
             finally:
                 self._waiter = None
         self._grant()

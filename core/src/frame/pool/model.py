@@ -181,6 +181,8 @@ class ModelPool:
     def _check_deadlines(self) -> None:
         """Answer jobs whose time is over, end groups whose batch hangs; look again at the next deadline."""
         now = self._clock()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         for job in list(self._jobs.values()):
             if job.deadline > now or job.stream is not None:
                 continue
@@ -197,6 +199,13 @@ class ModelPool:
         if deadlines:
             at = max(min(deadlines), now + 0.05)
             self._deadline_timer = self._loop.call_at(at, self._check_deadlines)
+
+    def give_up(self, job: Job) -> None:
+        """Treat the batch of a stream that stalled as a hang: its worker is replaced."""
+        group = self.groups.get(job.group_key)
+        if group is not None and job.batch in group.batches:
+            group.batches[job.batch].deadline = self._clock()
+            self._check_deadlines()
 
     def _drop(self, job: Job) -> None:
         """Forget a job that was answered while it waits or runs."""
