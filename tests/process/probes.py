@@ -116,12 +116,12 @@ def metric(server: Server, name: str, **labels: str) -> float:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process exists and is no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in {"Z", "X"}
+    """Tell whether a thread of a process still runs; the first one may be a zombie before the others end."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if stat.read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}:
+                return True
+    return False
 
 
 def descendants(pid: int) -> list[int]:
@@ -162,6 +162,13 @@ class Gate:
         self.wait_reached()
         assert self._end is not None
         os.close(self._end)
+        self._end = None
+
+    def pass_on(self) -> None:
+        """Let those through that stand at the gate now, if any."""
+        end = self._end if self._end is not None else self._try()
+        if end is not None:
+            os.close(end)
         self._end = None
 
     def _try(self) -> int | None:

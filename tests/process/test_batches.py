@@ -10,7 +10,17 @@ import httpx
 import pytest
 from frame.testing import Server, run_server
 
-from tests.process.probes import DEADLINE, JSON, OBEDIENT, Gate, ask, error_of, metric, put_model, until
+from tests.process.probes import (
+    DEADLINE,
+    JSON,
+    OBEDIENT,
+    Gate,
+    ask,
+    error_of,
+    metric,
+    put_model,
+    until,
+)
 
 NONE_OF_A_BATCH = """
 import os
@@ -46,7 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def wait_queued(server: Server, model: str, count: int) -> None:
     """Wait until so many requests of a model wait."""
     until(
-        lambda: metric(server, "frame_queue_length", model=model) == count, what=f"{count} requests that wait"
+        lambda: metric(server, "frame_queue_length", model=model) == count,
+        what=f"{count} requests that wait",
     )
 
 

@@ -227,7 +227,11 @@ def test_malformed_length_is_4xx(server: Server, length: str) -> None:
 def test_exception_of_a_handler_is_424_in_djl_servings_form(client: httpx.Client) -> None:
     answer = client.post("/predictions/fickle", content=b"raise")
     assert answer.status_code == 424
-    assert answer.json() == {"code": 424, "message": "invoke handler failure", "error": "no luck today"}
+    assert answer.json() == {
+        "code": 424,
+        "message": "invoke handler failure",
+        "error": "no luck today",
+    }
     assert "Traceback" not in answer.text
 
 

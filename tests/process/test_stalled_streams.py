@@ -7,11 +7,13 @@ from pathlib import Path
 import httpx
 from frame.testing import run_server
 
-from tests.process.probes import DEADLINE, Gate, metric, put_model, until
+from tests.process.probes import Gate, put_model
 from tests.process.test_streams import STREAMING, open_stream
 
 
-def test_piece_that_does_not_come_in_time_cuts_the_stream_and_frees_the_worker(tmp_path: Path) -> None:
+def test_piece_that_does_not_come_in_time_cuts_the_stream_and_frees_the_worker(
+    tmp_path: Path,
+) -> None:
     put_model(tmp_path / "store" / "stream", STREAMING, option__drain_time=1)
     gate = Gate(tmp_path)
     environ = {"SERVING_CHUNKED_READ_TIMEOUT": "0.5", "SERVING_DRAIN_TIMEOUT": "3"}

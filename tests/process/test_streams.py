@@ -122,7 +122,11 @@ def test_client_that_goes_away_stops_the_generator(server: Server, tmp_path: Pat
 
 def test_generator_ends_once_after_a_whole_stream(server: Server, tmp_path: Path) -> None:
     marker = tmp_path / "ended"
-    httpx.post(f"{server.url}/predictions/stream", json={"count": 5, "ended": str(marker)}, timeout=DEADLINE)
+    httpx.post(
+        f"{server.url}/predictions/stream",
+        json={"count": 5, "ended": str(marker)},
+        timeout=DEADLINE,
+    )
     until(lambda: is_ended(marker))
 
 
@@ -228,3 +232,17 @@ def test_first_piece_that_does_not_come_in_time_is_an_error(tmp_path: Path) -> N
         order = {"count": 2, "gates": [str(gate)]}
         answer = httpx.post(f"{running.url}/predictions/stream", json=order, timeout=DEADLINE)
         assert error_of(answer)[:2] == (503, "PredictTimeoutError")
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+def test_stream_whose_client_went_away_does_not_hold_up_the_end(tmp_path: Path, name: str) -> None:
+    put_model(tmp_path / "store" / "stream", STREAMING)
+    marker = tmp_path / "ended"
+    environ = {"SERVING_DRAIN_TIMEOUT": "5"}
+    with run_server(tmp_path / "store", ["--http-server", name], environ=environ) as running:
+        with open_stream(running, count=10**9, ended=str(marker)) as raw:
+            raw.read_until(b"000010")
+        until(lambda: is_ended(marker))
+        until(lambda: metric(running, "frame_requests_total", model="stream", outcome="cancelled") == 1)
+        assert running.stop() == 0
+        assert "requests_cut" not in running.log()
