@@ -57,7 +57,7 @@ FROM_WORKER = st.one_of(
         batch=COUNT,
         jobs=st.lists(ANSWERS, max_size=2),
         end=st.none()
-        | st.builds(BatchEnd, decode=SECONDS, compute=SECONDS, encode=SECONDS, calls=COUNT, capacity=COUNT),
+        | st.builds(BatchEnd, decode=SECONDS, compute=SECONDS, encode=SECONDS, calls=COUNT),
     ),
     st.builds(ChunkHead, COUNT),
     st.builds(EndHead, COUNT, TEXT),

@@ -1,6 +1,7 @@
 """What an engine plugin implements and is given: the plugin contract, version 1.
 
-Runs in workers on Python >= 3.10 and imports nothing outside the standard library. Names in `__all__` are a promise.
+Runs in workers on Python >= 3.10 and imports nothing outside the standard library. Names in `__all__` are a
+promise.
 """
 
 from frame.contract import API_VERSION
@@ -71,5 +72,3 @@ __all__ = [
     "one_rank",
     "option",
 ]
-
-

@@ -89,13 +89,13 @@ class CapacityError(FrameError):
 
 
 class WorkerDiedError(FrameError):
-    """The worker died with this request, twice or where it must not be run again: the model's author can fix it."""
+    """The worker died with this request, and it is not run again: the model's author can fix it."""
 
     status = 503
 
 
 class PredictTimeoutError(FrameError):
-    """The deadline (`predict_timeout`) passed before an answer: the operator or the model's author can fix it."""
+    """No answer within `predict_timeout`: the operator or the model's author can fix it."""
 
     status = 503
 

@@ -1,4 +1,7 @@
-"""The hooks that a plugin may implement. Hook implementations may take fewer arguments than the specification."""
+"""The hooks that a plugin may implement.
+
+Hook implementations may take fewer arguments than the specification.
+"""
 
 from __future__ import annotations
 

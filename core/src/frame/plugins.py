@@ -1,4 +1,7 @@
-"""Find plugins by their entry points and collect what they yield; a broken one is reported and stops nothing."""
+"""Find plugins by their entry points and collect what they yield.
+
+A broken one is reported and stops nothing.
+"""
 
 from __future__ import annotations
 
@@ -122,9 +125,8 @@ def _check_engine(spec: object) -> None:
         raise TypeError(f"frame_engines yielded {type(spec).__name__}, not EngineSpec")
     low, high = spec.api
     if not low <= API_VERSION <= high:
-        raise ValueError(
-            f"engine {spec.name} was written for plugin API {low} to {high}; this server has {API_VERSION}"
-        )
+        versions = f"plugin API {low} to {high}; this server has {API_VERSION}"
+        raise ValueError(f"engine {spec.name} was written for {versions}")
     if ":" not in spec.target:
         raise ValueError(
             f"engine {spec.name}: target {spec.target!r} is not of the form package.module:Class"

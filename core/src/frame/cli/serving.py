@@ -140,7 +140,10 @@ class _Server:
         )
 
     def _time_left(self) -> float:
-        """Seconds of `drain_timeout` that finishing HTTP requests has left for the workers; at least a little."""
+        """Seconds of `drain_timeout` that finishing HTTP requests has left for the workers.
+
+        At least a little.
+        """
         spent = time.monotonic() - self._stopped if self._stopped else 0.0
         return max(_LEAST_DRAIN, self._config.drain_timeout - spent)
 

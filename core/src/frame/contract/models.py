@@ -72,8 +72,8 @@ class Model(ABC):
     def predict(self, batch: Sequence[Request]) -> Sequence[Response | ResponseStream | RequestError]:
         """Answer every request of the batch, in order.
 
-        A *returned* `RequestError` fails its request alone. A raised exception fails the whole batch and keeps
-        the worker, except in a group of several ranks, where it ends the group.
+        A *returned* `RequestError` fails its request alone. A raised exception fails the whole batch and
+        keeps the worker, except in a group of several ranks, where it ends the group.
         """
 
     def warm_up(self) -> None:  # noqa: B027  # optional
@@ -88,7 +88,10 @@ class TensorModel(Model):
 
     signature: Signature
     image_input: ImageInput | None = None
-    """How an image body becomes an input; the worker sets it from the `width`, `mean`, … of serving.properties."""
+    """How an image body becomes an input.
+
+    The worker sets it from the `width`, `mean`, … of serving.properties.
+    """
 
     @abstractmethod
     def forward(self, inputs: Tensors) -> Tensors:
@@ -111,7 +114,10 @@ class TensorModel(Model):
         return predict_tensors(self, batch)
 
     def warm_up(self) -> None:
-        """Run `forward` once on one row of zeros, free dimensions 1; a refusal of that shape is not an error."""
+        """Run `forward` once on one row of zeros, free dimensions 1.
+
+        A refusal of that shape is not an error.
+        """
         from frame.worker.stacking import warm_up_tensors
 
         warm_up_tensors(self)
@@ -155,7 +161,10 @@ class SequenceModel(Model):
 
     @abstractmethod
     def step(self) -> Sequence[Chunk | Done | Failed]:
-        """Advance all admitted jobs by one step. Called only while there are jobs; an exception fails them all."""
+        """Advance all admitted jobs by one step.
+
+        Called only while there are jobs; an exception fails them all.
+        """
 
     @abstractmethod
     def cancel(self, job: JobId) -> None:

@@ -20,7 +20,8 @@ class Protocol:
     Attributes:
         routes: of class *inference*, served by the data plane.
         target: `"package.module:Class"` of the router half: request line and headers to model, version,
-            properties; answers to status and headers. Never the payload, but for one bounded field that names the model.
+            properties; answers to status and headers. Never the payload, but for one bounded field that names
+            the model.
         codec: dotted name of the worker half, a module of plain functions `decode` and `encode`
             (`frame.worker.codecs.djl` is the example), sent to the worker by name with each request.
     """

@@ -93,8 +93,9 @@ class Response:
 class ResponseStream:
     """An answer that is sent piece by piece while the model produces it.
 
-    The worker calls `next(chunks)` only when the client has room for more, and always calls `close` once: at the
-    end, when the client goes away, or when `chunks` raises (then the stream is cut, so that the client notices).
+    The worker calls `next(chunks)` only when the client has room for more, and always calls `close` once: at
+    the end, when the client goes away, or when `chunks` raises (then the stream is cut, so that the client
+    notices).
     """
 
     head: Response

@@ -54,7 +54,8 @@ def request_id_from(headers: Iterable[tuple[bytes, bytes]], header_name: bytes =
 def new_request_id() -> str:
     """Return a random UUID, version 4; from a fast generator, since an id is no secret."""
     digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def error_body(code: int, type_name: str, message: str) -> bytes:

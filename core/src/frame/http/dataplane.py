@@ -1,4 +1,4 @@
-"""The data plane: inference requests from ASGI messages to the workload manager and back, without a web framework."""
+"""The data plane: inference requests from ASGI to the workload manager and back, without a web framework."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ _NO_BODY = frozenset({204, 304})
 
 
 class DataPlane:
-    """One ASGI callable for all prediction paths; every request ends with an answer or with its client gone."""
+    """One ASGI callable for all prediction paths.
+
+    Every request ends with an answer or with its client gone.
+    """
 
     def __init__(
         self, manager: WorkloadManager, adapters: dict[str, tuple[Adapter, str]], settings: DataPlaneSettings
@@ -264,7 +267,10 @@ def _headers_of(properties: dict[str, str]) -> Headers:
 
 @lru_cache(maxsize=1024)
 def _header(key: str, value: str) -> tuple[bytes, bytes] | None:
-    """Return an answer's property as a header; None for one that HTTP does not allow or that is not a model's."""
+    """Return an answer's property as a header.
+
+    None for one that HTTP does not allow or that is not a model's.
+    """
     name = key.lower()
     if name in _FORBIDDEN or not name or not all(c.isalnum() or c in "!#$%&'*+-.^_`|~" for c in name):
         return None

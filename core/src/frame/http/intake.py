@@ -27,7 +27,7 @@ class SlowBodyError(FrameError):
 
 
 class Intake:
-    """Takes bodies in. Invariant: bytes taken from the budget are given back by `release` or by the failed read.
+    """Takes bodies in. Invariant: `release` or the failed read gives back what was taken from the budget.
 
     Bodies that arrive too slowly are found by `sweep`, which the owner calls every second or so: a time-out
     object for each request would cost more than reading a small body does.

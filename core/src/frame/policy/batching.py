@@ -38,7 +38,8 @@ class Batcher(Generic[JobT]):
     Invariants:
       * a job leaves once: in one batch, or by `remove`;
       * within one priority jobs leave in the order in which they came, but for those put back at the front;
-      * when jobs wait and a slot is free, either a batch is due now or `next_due` gives the time of the next look.
+      * when jobs wait and a slot is free, either a batch is due now or `next_due` gives the time of the next
+        look.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -80,7 +81,7 @@ class Batcher(Generic[JobT]):
         self._is_closing = True
 
     def next_due(self, now: float) -> float | None:
-        """When the next batch is due if a slot is free: `now` or earlier for at once, None for an empty queue."""
+        """When the next batch is due if a slot is free: at or before `now` for at once, None when empty."""
         if self._first_lane() is None:
             return None
         is_full = len(self._entries) >= self.limits.batch_size
@@ -122,7 +123,10 @@ class Batcher(Generic[JobT]):
         return lane
 
     def _first_lane(self) -> deque[_Queued[JobT]] | None:
-        """Return the lane of the lowest priority number that has a job; forget removed jobs and empty lanes."""
+        """Return the lane of the lowest priority number that has a job.
+
+        Forget removed jobs and empty lanes.
+        """
         for priority in sorted(self._lanes):
             lane = self._lanes[priority]
             while lane and lane[0].is_dropped:

@@ -75,9 +75,9 @@ class FailUntil:
 class RestartPolicy:
     """Deaths in, decisions out, for all groups of one model.
 
-    Invariants: a group that answered since its start restarts at once; delays grow only over starts that answered
-    nothing; more than `retry_threshold` deaths within the window without an answer in between fail the model; every
-    decision names a time at which something is started again.
+    Invariants: a group that answered since its start restarts at once; delays grow only over starts that
+        answered nothing; more than `retry_threshold` deaths within the window without an answer in between
+        fail the model; every decision names a time at which something is started again.
     """
 
     def __init__(self, limits: RestartLimits) -> None:

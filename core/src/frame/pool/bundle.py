@@ -1,4 +1,4 @@
-"""The folder that is a worker's PYTHONPATH: links to the worker half and to one engine's packages, nothing else."""
+"""The folder that is a worker's PYTHONPATH: links to the worker half and one engine's packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A virtual environment per model that has requirements of its own, so that models with clashing needs live together."""
+"""A virtual environment for each model with requirements of its own: clashing needs live side by side."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class EnvironmentRequest:
 
     Attributes:
         model: for messages.
-        folder: the model directory; its `requirements.txt` is installed, its `requirements/` holds local wheels.
+        folder: the model directory; its `requirements.txt` is installed, its `requirements/` holds local
+            wheels.
         interpreter: the Python executable that the environment is made with; its packages stay visible behind
             the environment's own.
         cache: the folder that environments are kept in, one for each different request.
@@ -82,8 +83,9 @@ def _key(request: EnvironmentRequest) -> str:
 async def _build(request: EnvironmentRequest, target: Path) -> None:
     """Make the environment and install into it.
 
-    The base interpreter's packages are put behind the environment's own by a `.pth` file: when that interpreter
-    is itself in a virtual environment, `--system-site-packages` would show those of the system instead.
+    The base interpreter's packages are put behind the environment's own by a `.pth` file: when that
+    interpreter is itself in a virtual environment, `--system-site-packages` would show those of the system
+    instead.
     """
     await _run(request, [request.interpreter, "-m", "venv", "--without-pip", str(target)])
     paths = json.loads((await _run(request, [request.interpreter, "-c", _BASE_PATHS])).splitlines()[-1])

@@ -95,8 +95,9 @@ class Placement:
 class WorkerGroup:
     """One process (in this version one rank) and its socket.
 
-    Invariants: `run` returns only when the process is gone and its files are removed; a batch is in `batches` from
-    `send` until its end was reported or the group ended; state moves as `policy.lifecycle.TRANSITIONS` says.
+    Invariants: `run` returns only when the process is gone and its files are removed; a batch is in `batches`
+        from `send` until its end was reported or the group ended; state moves as
+        `policy.lifecycle.TRANSITIONS` says.
     """
 
     def __init__(self, settings: GroupSettings, placement: Placement, listener: GroupListener) -> None:

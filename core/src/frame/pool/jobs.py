@@ -24,8 +24,8 @@ class StreamStalledError(StreamBrokenError):
 class JobStream:
     """Chunks of one answer, from the worker to the client.
 
-    Invariants: chunks come out in the order in which they came in; a credit is granted for each one taken, so a
-    worker is never more than its initial credits ahead of the client.
+    Invariants: chunks come out in the order in which they came in; a credit is granted for each one taken, so
+        a worker is never more than its initial credits ahead of the client.
     """
 
     def __init__(self, grant: Callable[[], None], cancel: Callable[[], None]) -> None:
@@ -90,7 +90,7 @@ class JobStream:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What the client gets: a body, or a stream, or an error that the protocol words (`type_name` set, no body)."""
+    """What the client gets: a body, a stream, or an error for the protocol to word (`type_name`, no body)."""
 
     status: int
     message: str

@@ -138,7 +138,7 @@ class WorkloadManager:
 
 
 def version_order(version: str | None) -> tuple[int, tuple[tuple[int, int, str], ...]]:
-    """Return a key that sorts versions: none first, then by their numbers (`1.10` after `1.9`), then by letters."""
+    """Return a key that sorts versions: none first, then by numbers (`1.10` after `1.9`) and letters."""
     if version is None:
         return (0, ())
     words = version.replace("-", ".").replace("_", ".").lstrip("vV").split(".")

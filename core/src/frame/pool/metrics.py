@@ -13,7 +13,10 @@ BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 class Histogram:
-    """Counts by upper bound, and a sum. A Python list and a bisection: prometheus_client's own takes a lock."""
+    """Counts by upper bound, and a sum.
+
+    A Python list and a bisection: prometheus_client's own takes a lock.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 

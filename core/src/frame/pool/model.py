@@ -29,7 +29,8 @@ class ModelPool:
     Invariants:
       * an admitted job ends once: with an answer, with an error, or cancelled by its client;
       * a job is in the queue, among the suspects, or in exactly one group's batch;
-      * a job that was in a dying group is run again alone in an otherwise idle group; a second death ends it (503);
+      * a job that was in a dying group is run again alone in an otherwise idle group; a second death ends it
+        (503);
     """
 
     def __init__(
@@ -246,7 +247,7 @@ class ModelPool:
         self._supervisor.answered()
         self._may_dispatch = True
         if self.queue_length:
-            self._pump()  # at once: what waits has waited for this slot, and a later look costs it a turn of the loop
+            self._pump()  # at once: what waits has waited for this slot; later costs it a turn of the loop
 
     # --- groups -------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A request body on its way to a worker: kept in the pieces in which it came, or in a sealed memfd when large."""
+"""A request body on its way to a worker: in the pieces in which it came, or in a sealed memfd when large."""
 
 from __future__ import annotations
 

@@ -32,7 +32,10 @@ class GroupProcess:
     token: str
 
     async def end(self, grace: float) -> int:
-        """Wait `grace` seconds for the process to exit by itself, then TERM, then KILL; return its exit status."""
+        """Wait `grace` seconds for the process to exit by itself, then TERM, then KILL.
+
+        Return its exit status.
+        """
         self.close_listener()
         for wait, number in ((grace, signal.SIGTERM), (min(2.0, grace), signal.SIGKILL)):
             with suppress(TimeoutError):
@@ -50,7 +53,10 @@ class GroupProcess:
         return self.process.stdout
 
     def kill_children(self) -> None:
-        """End what the process left behind in its session; only for groups of one process, never for mpirun's."""
+        """End what the process left behind in its session.
+
+        Only for groups of one process, never for mpirun's.
+        """
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Keep the floor of worker groups of one model version: start what is missing, wait where it must, end all."""
+"""Keep the floor of worker groups of one model version: start what is missing, pause, end all."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Owner(GroupListener, Protocol):
 class Supervisor:
     """The worker groups of one model version.
 
-    Invariants: below `min_workers` a start is under way or has a time at which it will be; what fails is tried
-    again after a pause; `run` returns only when every group's process is gone.
+    Invariants: below `min_workers` a start is under way or has a time at which it will be; what fails is
+        tried again after a pause; `run` returns only when every group's process is gone.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Supervisor:
             tasks.create_task(self._run_group(group))
 
     def planned_workers(self, devices: tuple[str, ...]) -> int:
-        """Workers on these devices that are up or on their way up, with the slots they have or were asked for."""
+        """Workers on these devices that are up or on their way, by the slots they have or were asked for."""
         groups = (group for group in self.groups.values() if group.settings.devices == devices)
         return sum(group.plan_slots for group in groups if group.state in _ALIVE)
 

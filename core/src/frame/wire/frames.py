@@ -1,4 +1,4 @@
-"""Frames on a worker's socket: a fixed header, a small JSON head, then the parts' bytes; any split of the stream.
+"""Frames on a worker's socket: a fixed header, a JSON head, the parts' bytes; any split of the stream.
 
     offset  size  field
     0       1     protocol version
@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 1 << 40
 MAX_FDS = 250
 """Linux passes at most 253 descriptors with one message (SCM_MAX_FD)."""
 DIRECT_BYTES = 64 << 10
-"""A body with more than this missing is received into its own buffer instead of through the scratch buffer."""
+"""A body with more than this missing is received into its own buffer, not through the scratch buffer."""
 
 
 class WireError(Exception):
@@ -49,7 +49,8 @@ class FrameDecoder:
     """Cut a byte stream into frames.
 
     Invariants: frames come out in the order of the stream; their bytes do not depend on how it was split;
-    no buffer is larger than what the peer announced within the limits, and none is made before its frame's head arrived.
+    no buffer is larger than what the peer announced within the limits, and none is made before its frame's
+    head arrived.
     """
 
     __slots__ = ("_body", "_fd_count", "_filled", "_head", "_kind", "_max_body_bytes", "_pending")

@@ -1,4 +1,4 @@
-"""The messages between router and workers: their kinds, and their heads as dataclasses and plain JSON objects.
+"""The messages between router and workers: their kinds, and their heads as dataclasses and plain JSON.
 
 The router encodes and decodes heads with msgspec, which knows dataclasses; the worker with `json` and the
 functions at the end, because a foreign interpreter has nothing else.
@@ -140,7 +140,10 @@ class LoadFailedHead:
 
 @dataclass(slots=True, kw_only=True)
 class AnswerHead:
-    """One job's whole answer. `type_name` is set for errors; without parts the router writes the error JSON."""
+    """One job's whole answer.
+
+    `type_name` is set for errors; without parts the router writes the error JSON.
+    """
 
     id: int
     status: int

@@ -1,4 +1,7 @@
-"""The engine `echo`: answers with what it was sent. For trying a deployment and for measuring the server itself."""
+"""The engine `echo`: answers with what it was sent.
+
+For trying a deployment and for measuring the server itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class EchoOptions:
     """What the echo engine does with a request."""
 
     mode: str = option(
-        "whole", "whole: answer at once; stream: word by word; sequence: word by word, joined by others at each step.",
+        "whole", "whole: answer at once; stream: word by word; sequence: a word a step, with others.",
         choices=("whole", "stream", "sequence"),
     )  # fmt: skip
     delay_ms: int = option(0, "Milliseconds that a batch (or, in mode sequence, a step) takes.", minimum=0)

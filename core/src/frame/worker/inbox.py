@@ -1,9 +1,9 @@
 """Who reads the socket: an idle slot does it itself, and a helper thread while all slots compute.
 
-A message that a second thread reads and hands over costs two wake-ups, about 50 microseconds; most batches of a small
-model are shorter than that. So the first idle slot waits on the socket and runs what it reads, having left the place
-to the next idle slot. Only while every slot is busy for longer than `TAKE_OVER_SECONDS` does the helper read, so that
-cancellations and credits are seen during long batches and streams.
+A message that a second thread reads and hands over costs two wake-ups, about 50 microseconds; most batches of
+a small model are shorter than that. So the first idle slot waits on the socket and runs what it reads, having
+left the place to the next idle slot. Only while every slot is busy for longer than `TAKE_OVER_SECONDS` does
+the helper read, so that cancellations and credits are seen during long batches and streams.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ class Inbox(Generic[WorkT]):
         return found[0]
 
     def wait_for(self, is_true: Callable[[], bool], timeout: float) -> None:
-        """Wait until a message makes `is_true` so, reading where nobody else does; at most `timeout` seconds."""
+        """Wait until a message makes `is_true` so, reading where nobody else does.
+
+        At most `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         while not is_true() and (left := deadline - time.monotonic()) > 0:
             with self._changed:

@@ -1,4 +1,4 @@
-"""Drive a `SequenceModel`: jobs join and leave between its steps, one slow reader stops only its own stream."""
+"""Drive a `SequenceModel`: jobs join and leave between steps, a slow reader stops only its own stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _log = logging.getLogger(__name__)
 _CREDIT_POLL = 0.01
 """Seconds between two looks at the credits of slow readers when nothing else is left to do."""
 MAX_HELD_CHUNKS = 4096
-"""Chunks held for a reader that does not take them; a job with more is cancelled, since its model cannot pause."""
+"""Chunks held for a reader that does not take them.
+
+A job with more is cancelled, since its model cannot pause.
+"""
 
 
 @dataclass(slots=True)

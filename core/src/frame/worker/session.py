@@ -67,7 +67,10 @@ class Session:
             self._end_now()
 
     def _read(self, timeout: float | None) -> list[Work | None]:
-        """Take what came: work is returned, all else is done here. Once the router is gone nothing is wanted."""
+        """Take what came: work is returned, all else is done here.
+
+        Once the router is gone nothing is wanted.
+        """
         try:
             found: list[Work | None] = []
             for message in self._channel.read(timeout):
