@@ -35,6 +35,11 @@ class _Running:
     is_done: bool = False
     error: str = ""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the model works on it: it was admitted and has not ended."""
+        return self.is_admitted and not self.is_done
+
 
 class SequenceDriver:
     """Admit, step and cancel in the thread that calls `run`.
@@ -60,7 +65,7 @@ class SequenceDriver:
             self._take_work()
             self._drop_cancelled()
             self._admit_waiting()
-            if any(item.is_admitted and not item.is_done for item in self._running.values()):
+            if any(item.is_running for item in self._running.values()):
                 self._step()
             self._flush()
 
@@ -75,7 +80,6 @@ class SequenceDriver:
                 self._is_draining = True
                 return
             reader = PartReader(work.buffers)
-            self._jobs.add(job.id for job in work.head.jobs)
             for job in work.head.jobs:
                 self._running[job.id] = _Running(work.head.batch)
                 self._waiting.append((job.id, build_request(job, reader, self._jobs, splits_forms=True)))
@@ -112,7 +116,7 @@ class SequenceDriver:
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._running if self._jobs.is_cancelled(job)]:
             item = self._running[job]
-            if item.is_admitted and not item.is_done:
+            if item.is_running:
                 self._cancel(job)
             if item.has_begun:
                 self._channel.send(Kind.END, EndHead(job, "cancelled"))
@@ -127,7 +131,7 @@ class SequenceDriver:
             _log.exception("step_failed jobs=%d", len(self._running))
             if self._ends_on_error:
                 raise
-            for job in [job for job, item in self._running.items() if not item.is_done]:
+            for job in [job for job, item in self._running.items() if item.is_running]:
                 self._cancel(job)
                 self._finish(job, as_request_error(error))
             return
