@@ -134,7 +134,7 @@ def _check_engine(spec: object) -> None:
 
 
 def _check_names(plugin: LoadedPlugin, others: Iterable[EngineSpec]) -> None:
-    """Raise `ValueError` when two engines share a name or alias: which one wins must not depend on the order."""
+    """Raise `ValueError` when two engines share a name or alias: which wins must not depend on the order."""
     taken = {name.lower(): spec.name for spec in others for name in (spec.name, *spec.aliases)}
     for spec in plugin.engines:
         for name in (spec.name, *spec.aliases):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -70,12 +71,20 @@ class GroupListener(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Jobs that a group is running; a job leaves when it is finished."""
+    """Jobs that a group has; a job leaves when it is finished.
+
+    Attributes:
+        deadline: when it counts as hung; infinite while it waits in the worker behind another batch.
+    """
 
     id: int
     jobs: dict[int, Job]
-    sent: float
-    deadline: float
+    deadline: float = math.inf
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a slot runs it; if not, it waits in the worker for the batch before it."""
+        return self.deadline < math.inf
 
     @property
     def waits_for_readers(self) -> bool:
@@ -140,24 +149,41 @@ class WorkerGroup:
             return 0
         return (self.capacity or self.slots) - len(self.batches)
 
-    def send(self, jobs: Sequence[Job], now: float) -> None:
-        """Run jobs as one batch in a free slot."""
-        batch = Batch(
-            self._next_batch, {job.id: job for job in jobs}, now, now + self.settings.predict_timeout
-        )
+    @property
+    def takes_ahead(self) -> bool:
+        """Whether a batch may be sent that waits in the worker for the one that runs."""
+        return self.takes_work and not self.capacity and len(self.batches) < 2 * self.slots
+
+    @property
+    def jobs_ahead(self) -> int:
+        """Jobs that wait in the worker."""
+        if len(self.batches) <= self.slots or self.capacity:
+            return 0
+        return sum(len(batch.jobs) for batch in self.batches.values() if not batch.has_started)
+
+    def send(self, jobs: Sequence[Job]) -> Batch:
+        """Run jobs as one batch in a free slot, or after the batch that runs; the caller starts it then."""
+        batch = Batch(self._next_batch, {job.id: job for job in jobs})
         self._next_batch += 1
         self.batches[batch.id] = batch
         segments: list[bytes] = [b""]
         descriptors: list[int] = []
         heads = []
         for job in jobs:
-            job.group_key, job.batch, job.dispatched = self.key, batch.id, now
+            job.group_key, job.batch = self.key, batch.id
             job.batch_size = len(jobs)
             heads.append(job_head(job, segments, descriptors))
         head = encode(RunHead(batch.id, heads))
         segments[0] = frame_header(Kind.RUN, head, sum(map(len, segments)), len(descriptors))
         assert self._channel is not None
         self._channel.send(segments, descriptors)
+        return batch
+
+    def start(self, batch: Batch, now: float) -> None:
+        """Count the batch's time from now: a slot runs it."""
+        batch.deadline = now + self.settings.predict_timeout
+        for job in batch.jobs.values():
+            job.dispatched = now
 
     def cancel(self, job: Job) -> None:
         """Tell the worker that nobody waits for a job."""
@@ -200,15 +226,16 @@ class WorkerGroup:
     def _hang(self) -> str:
         return f"a batch ran longer than {self.settings.predict_timeout:g} s"
 
-    def batch_ended(self, batch: Batch) -> None:
-        """A batch is done; the last one beside a hung one ends the group."""
+    def batch_ended(self, batch: Batch) -> Batch | None:
+        """A batch is done; return the one that waited for its slot. The last beside a hung one ends all."""
         self.batches.pop(batch.id, None)
         self.has_answered = True
         if self.hung_batches:
             self._kill_when_rest_is_done()
+        return next((item for item in self.batches.values() if not item.has_started), None)
 
     def _kill_when_rest_is_done(self) -> None:
-        if set(self.batches) <= self.hung_batches:
+        if {batch.id for batch in self.batches.values() if batch.has_started} <= self.hung_batches:
             self.kill("hung", self._hang)
 
     def drain(self) -> None:

@@ -75,7 +75,9 @@ class ModelPool:
     @property
     def queue_length(self) -> int:
         """Jobs that wait for a slot."""
-        return len(self._batcher) + len(self._suspects)
+        return (
+            len(self._batcher) + len(self._suspects) + sum(item.jobs_ahead for item in self.groups.values())
+        )
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -136,7 +138,23 @@ class ModelPool:
             if not jobs:
                 break
             self._dispatch(group, [job for _, job in jobs], now)
-        self._may_dispatch = self._schedule_due(now, reserved)
+        self._may_dispatch = self._schedule_due(now, reserved) or self._dispatch_ahead(now, reserved)
+
+    def _dispatch_ahead(self, now: float, reserved: WorkerGroup | None) -> bool:
+        """Look for work to send at the end of this turn of the loop: what comes together runs together."""
+
+        It saves the worker the wait for the router after each batch. With several workers it would bind
+        requests to one that may take long while another becomes free, so it is not done then.
+        """
+        only = next(iter(self.groups.values()), None)
+        if only is None or len(self.groups) > 1 or only.slots != 1 or only is reserved:
+            return False
+        if not only.takes_ahead:
+            return False
+        if len(self._batcher) >= self._batcher.limits.batch_size:
+            self._send(only, [job for _, job in self._batcher.take(now)])
+            return False
+        return True
 
     def _free_group(self, reserved: WorkerGroup | None) -> WorkerGroup | None:
         """Return the group with the most free slots, None when there is none."""
@@ -159,10 +177,16 @@ class ModelPool:
             self._dispatch(group, [self._suspects.popleft()], now)
         return group
 
-    def _dispatch(self, group: WorkerGroup, jobs: list[Job], now: float) -> None:
-        group.send(jobs, now)
+    def _send(self, group: WorkerGroup, jobs: list[Job]) -> Batch:
         self.metrics.batch_size.observe(len(jobs))
-        for job in jobs:
+        return group.send(jobs)
+
+    def _dispatch(self, group: WorkerGroup, jobs: list[Job], now: float) -> None:
+        self._start(group, self._send(group, jobs), now)
+
+    def _start(self, group: WorkerGroup, batch: Batch, now: float) -> None:
+        group.start(batch, now)
+        for job in batch.jobs.values():
             self.metrics.queue_wait.observe(now - job.arrived)
 
     def _schedule_due(self, now: float, reserved: WorkerGroup | None) -> bool:
@@ -195,7 +219,8 @@ class ModelPool:
         for group in self.groups.values():
             group.end_if_hung(now)
         deadlines = [job.deadline for job in self._jobs.values() if job.stream is None]
-        deadlines += [batch.deadline for group in self.groups.values() for batch in group.batches.values()]
+        batches = (batch for group in self.groups.values() for batch in group.batches.values())
+        deadlines += [batch.deadline for batch in batches if batch.has_started]
         self._deadline_timer = None
         if deadlines:
             at = max(min(deadlines), now + 0.05)
@@ -243,7 +268,9 @@ class ModelPool:
 
     def batch_done(self, group: WorkerGroup, batch: Batch) -> None:
         """A slot is free again."""
-        group.batch_ended(batch)
+        ahead = group.batch_ended(batch)
+        if ahead is not None:
+            self._start(group, ahead, self._clock())
         self._supervisor.answered()
         self._may_dispatch = True
         if self.queue_length:
@@ -292,7 +319,9 @@ class ModelPool:
 
     def _recover_batch(self, group: WorkerGroup, batch: Batch, end: GroupEnd) -> None:
         """Decide for each unfinished job of a group that ended: run again, or answer why not."""
-        is_blamed = end.kind != "drained" and (not group.hung_batches or batch.id in group.hung_batches)
+        is_blamed = end.kind != "drained" and batch.has_started
+        if group.hung_batches and batch.id not in group.hung_batches:
+            is_blamed = False
         for job in reversed([job for job in batch.jobs.values() if self.is_waiting(job)]):
             job.group_key = 0
             job.deaths += is_blamed
