@@ -141,7 +141,7 @@ class ModelPool:
         self._may_dispatch = self._schedule_due(now, reserved) or self._dispatch_ahead(now, reserved)
 
     def _dispatch_ahead(self, now: float, reserved: WorkerGroup | None) -> bool:
-        """Look for work to send at the end of this turn of the loop: what comes together runs together."""
+        """Send the next full batch to the only worker before it is done; tell whether one may be sent later.
 
         It saves the worker the wait for the router after each batch. With several workers it would bind
         requests to one that may take long while another becomes free, so it is not done then.
