@@ -55,10 +55,10 @@ def join(*threads):
 
 def test_work_comes_in_its_order():
     source = Source()
-    source.put("a", "b")
+    source.put("a", "b", "c")
     source.put()
-    source.put("c")
-    assert [source.inbox.get() for _ in range(3)] == ["a", "b", "c"]
+    source.put("d")
+    assert [source.inbox.get() for _ in range(4)] == ["a", "b", "c", "d"]
 
 
 def test_nothing_in_time_is_a_timeout():
