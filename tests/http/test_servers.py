@@ -10,13 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from frame.http.control import create_app
 from frame.http.listening import ListenError
-from frame.http.routes import default_table
 from frame.http.servers import HEADERS_MAX_BYTES, Receive, Scope, Send, ServerName
-from prometheus_client import CollectorRegistry
 
-from tests.http.fake_host import FakeHost, model
 from tests.http.serving import DEADLINE, SERVERS, answer, echo, read_body, run, served, until
 
 both = pytest.mark.parametrize("server", SERVERS)
@@ -386,21 +382,5 @@ def test_websocket_is_refused(server: ServerName) -> None:
             writer.close()
         # uvicorn has no WebSocket here and takes it for an ordinary GET, as RFC 9110 (7.8) allows.
         assert status == (b"403" if server == "hypercorn" else b"200")
-
-    run(scenario())
-
-
-@both
-def test_control_plane_is_served(server: ServerName) -> None:
-    async def scenario() -> None:
-        app = create_app(FakeHost((model("m"),)), CollectorRegistry(), default_table())
-        async with served(app, server=server) as running, httpx.AsyncClient(base_url=running.url) as client:
-            ping = await client.get("/ping", headers={"x-request-id": "abc"})
-            missing = await client.get("/models/other")
-            head = await client.head("/ping")
-        assert (ping.status_code, ping.json()) == (200, {"m": {"status": "Healthy"}})
-        assert ping.headers["x-request-id"] == "abc"
-        assert missing.status_code == 404
-        assert (head.status_code, head.content) == (200, b"")
 
     run(scenario())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
@@ -142,6 +144,29 @@ def as_known(answer: Any, case: dict[str, Any]) -> list[str]:
 @each_case
 def test_each_request_gets_its_known_answer(client: httpx.Client, case: dict[str, Any]) -> None:
     assert as_known(send(client, case), case) == []
+
+
+def worker_pids(client: httpx.Client, model: str) -> set[int]:
+    """Return the processes of a model's ready workers."""
+    (version,) = client.get(f"/models/{model}").json()
+    groups = version["models"][0]["workerGroups"]
+    return {item["pid"] for group in groups for item in group["workers"] if item["status"] == "READY"}
+
+
+@pytest.mark.parametrize("model", ["magika", "minilm", "basic_pitch", "silero_vad"])
+def test_a_worker_of_each_engine_killed_while_serving_comes_back(client: httpx.Client, model: str) -> None:
+    (case,) = [case for case in CASES if case["model"] == model]
+    before = worker_pids(client, model)
+    assert before
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(send, client, case) for _ in range(24)]
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        assert [as_known(answer.result(), case) for answer in answers] == [[]] * 24
+    assert as_known(send(client, case), case) == []
+    after = worker_pids(client, model)
+    assert after
+    assert after.isdisjoint(before)
 
 
 @each_case

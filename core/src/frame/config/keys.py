@@ -122,12 +122,6 @@ ARGUMENTS: dict[str, str] = {
     "layout": "Order of the axes of an image tensor.",
     "color": "Order of the colour channels.",
     "flag": "Colour or greyscale images.",
-    "applySoftmax": "Turn a classifier's scores into probabilities.",
-    "topK": "Classes to answer with.",
-    "threshold": "Smallest score to answer with.",
-    "synset": "Names of the classes.",
-    "synsetFileName": "File with the names of the classes, one a line.",
-    "synsetUrl": "Address of the names of the classes.",
 }
 """Keys without `option.` that go to the engine, as strings (DJL Serving's arguments)."""
 
@@ -140,6 +134,10 @@ UNUSED_MODEL_KEYS: tuple[UnusedKey, ...] = (
     UnusedKey(name="translatorFactory", instead=_MODEL_PY),
     UnusedKey(name="translator", instead=_MODEL_PY),
     UnusedKey(name="application", instead=_MODEL_PY),
+    *(
+        UnusedKey(name=name, instead=_MODEL_PY, for_handlers=True)
+        for name in ("applySoftmax", "topK", "threshold", "synset", "synsetFileName", "synsetUrl")
+    ),
     UnusedKey(name="batchifier", instead=_STACKED),
     UnusedKey(name="option.mpi_mode", instead=_NO_MPI),
     UnusedKey(name="option.use_passive_workers", instead=_NO_MPI),

@@ -46,7 +46,7 @@ SERVER_KEYS: tuple[Key, ...] = (
     Key(name="drain_timeout", kind=float, default=30.0, minimum=0,
         doc="Seconds that running requests get after SIGTERM."),
     Key(name="fail_fast", kind=bool, default=False,
-        doc="End the server (exit code 137) when a model is FAILED."),
+        doc="End the server (exit code 1) when a model of the startup list does not load."),
     Key(name="cors_allowed_origin", kind=str, default=None,
         doc="Access-Control-Allow-Origin of every answer."),
     Key(name="cors_allowed_methods", kind=str, default=None,
