@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 BUILD = 280.0  # seconds for a build with its downloads
-pytestmark = [pytest.mark.slow(300), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow(300)
 
 
 def run(script: str, *arguments: str) -> str:

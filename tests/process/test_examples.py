@@ -52,7 +52,7 @@ SIGNATURES = {
 START = 240.0  # seconds until nine models on two cores are ready
 CHUNK = 512  # samples, of the voice detector
 CONTEXT = 64
-pytestmark = [pytest.mark.slow(300), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow(300)
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['model']}-{case['request']}")
 
