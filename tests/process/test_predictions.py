@@ -292,3 +292,33 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
             raw.send("POST /predictions/echo", {**TEXT, "content-length": len(body)}, body)
         answer = raw.read_until(b"three")
     assert answer.index(b"one") < answer.index(b"two") < answer.index(b"three")
+
+
+def test_client_that_waits_to_be_asked_for_its_body_is_asked(server: Server) -> None:
+    headers = {**TEXT, "content-length": 5, "expect": "100-continue"}
+    with connection(server) as raw:
+        raw.send("POST /predictions/echo", headers)
+        assert raw.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 100")
+        raw.socket.sendall(b"hello")
+        assert raw.read_until(b"hello").startswith(b"HTTP/1.1 200")
+
+
+def test_client_that_goes_away_in_its_body_harms_nobody(server: Server, client: httpx.Client) -> None:
+    with connection(server) as raw:
+        raw.send("POST /predictions/echo", {**TEXT, "content-length": 100}, b"half")
+    with connection(server) as raw:
+        raw.send("POST /predictions/echo", {**TEXT, "transfer-encoding": "chunked"}, b"5\r\nhal")
+    assert client.post("/predictions/echo", content=b"x", headers=TEXT).text == "x"
+
+
+@pytest.mark.parametrize(
+    "path", ["/predictions/echo%2e", "/predictions/%00", "/predictions/%ff", "/predictions/"]
+)
+def test_strange_names_of_models_are_404(client: httpx.Client, path: str) -> None:
+    assert error_of(client.post(path, json=1))[0] == 404
+
+
+def test_answer_to_head_has_no_body_and_the_connection_goes_on(client: httpx.Client) -> None:
+    answer = client.head("/predictions/echo", headers=TEXT)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert client.post("/predictions/echo", content=b"x", headers=TEXT).text == "x"

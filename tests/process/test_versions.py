@@ -11,7 +11,8 @@ import httpx
 import pytest
 from frame.testing import Server, run_server
 
-from tests.process.probes import DEADLINE, TEXT, error_of, put_model
+from tests.process.probes import DEADLINE, TEXT, error_of, put_model, until
+from tests.process.test_streams import STREAMING
 
 TELL = """
 from djl_python import Input, Output
@@ -94,6 +95,25 @@ def test_http_2_carries_many_large_predictions_over_one_connection(tmp_path: Pat
 
     with run_server(tmp_path) as running:
         asyncio.run(scenario(running.url))
+
+
+def test_http_2_stream_that_is_reset_stops_its_generator_and_no_other(tmp_path: Path) -> None:
+    put_model(tmp_path / "store" / "stream", STREAMING, minWorkers=2, maxWorkers=2)
+    marker = tmp_path / "ended"
+
+    async def scenario(url: str) -> None:
+        order = {"count": 10**9, "ended": str(marker)}
+        async with httpx.AsyncClient(base_url=url, http1=False, http2=True, timeout=DEADLINE) as client:
+            async with client.stream("POST", "/predictions/stream", json=order) as endless:
+                async for piece in endless.aiter_raw():
+                    assert piece.startswith(b"000000")
+                    break
+            other = await client.post("/predictions/stream", json={"count": 100})
+            assert other.text.split()[-1] == "000099"
+
+    with run_server(tmp_path / "store") as running:
+        asyncio.run(scenario(running.url))
+        until(marker.exists, what="generator's finally")
 
 
 def test_both_servers_answer_alike(tmp_path: Path) -> None:
