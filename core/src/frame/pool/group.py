@@ -186,7 +186,10 @@ class WorkerGroup:
             job.dispatched = now
 
     def cancel(self, job: Job) -> None:
-        """Tell the worker that nobody waits for a job."""
+        """Tell the worker that nobody waits for a job; one that has not started frees its place at once."""
+        batch = self.batches.get(job.batch)
+        if batch is not None and not batch.has_started:
+            batch.jobs.pop(job.id, None)
         self._send(Kind.CANCEL, CancelHead([job.id]))
 
     def grant(self, job: Job) -> None:
