@@ -184,6 +184,7 @@ class Connection:
     def __init__(self, server: Server) -> None:
         target = urlsplit(server.url)
         self.socket = socket.create_connection((target.hostname, target.port), timeout=DEADLINE)
+        self._come = b""
 
     def send(self, line: str, headers: Mapping[str, object], body: bytes = b"") -> None:
         """Send a request line, headers and what there is of a body."""
@@ -191,19 +192,20 @@ class Connection:
         self.socket.sendall(f"{line} HTTP/1.1\r\n{fields}\r\n".encode() + body)
 
     def read_until(self, mark: bytes) -> bytes:
-        """Return what comes up to and including `mark`."""
-        data = b""
-        while mark not in data:
+        """Return what comes up to and including `mark`; what follows it stays for the next read."""
+        while mark not in self._come:
             piece = self.socket.recv(65536)
-            assert piece, f"connection ended before {mark!r}: {data!r}"
-            data += piece
+            assert piece, f"connection ended before {mark!r}: {self._come!r}"
+            self._come += piece
+        end = self._come.index(mark) + len(mark)
+        data, self._come = self._come[:end], self._come[end:]
         return data
 
     def read_to_end(self) -> bytes:
         """Return what comes until the server closes."""
-        data = b""
         while piece := self.socket.recv(65536):
-            data += piece
+            self._come += piece
+        data, self._come = self._come, b""
         return data
 
     def close(self) -> None:
