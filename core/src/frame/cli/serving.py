@@ -30,6 +30,8 @@ from frame.store.catalog import Catalog, build_catalog, models_cache
 _log = logging.getLogger("frame")
 _FAILED_START = 1
 _LEAST_DRAIN = 0.5
+_SENDING = 2.0
+"""Seconds that listeners get beyond `drain_timeout` to send the last answers."""
 
 
 def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
@@ -119,6 +121,7 @@ class _Server:
         data_plane = DataPlane(manager, adapters(protocols, self._config), data_plane_settings(self._config))
         make_app = app_maker(self._config, manager, data_plane)
         sweeper = tasks.create_task(data_plane.run())
+        closer = tasks.create_task(self._close_when_stopped(manager))
         try:
             async with asyncio.TaskGroup() as servers:
                 for listening in listeners(self._config, protocols):
@@ -127,6 +130,12 @@ class _Server:
             raise errors.exceptions[0] from None
         finally:
             sweeper.cancel()
+            closer.cancel()
+
+    async def _close_when_stopped(self, manager: WorkloadManager) -> None:
+        """End the workers while the listeners still send answers: what is cut gets a 503 and not a reset."""
+        await self._stop.wait()
+        await manager.close(self._config.drain_timeout)
 
     async def _listen(self, listening: Listening, app: AsgiApp) -> None:
         await serve(
@@ -136,7 +145,7 @@ class _Server:
             tls=tls_files(self._config),
             stop=self._stop,
             ready=self._announce,
-            graceful_timeout=self._config.drain_timeout,
+            graceful_timeout=self._config.drain_timeout + _SENDING,
         )
 
     def _time_left(self) -> float:

@@ -121,6 +121,7 @@ class WorkerGroup:
         self.pid: int | None = None
         self.batches: dict[int, Batch] = {}
         self.has_answered = False
+        self.drain_within = settings.drain_timeout
         self.seconds: dict[str, float] = {}
         self.logs = LogDrain(placement.log_prefix)
         self.stage = "start"
@@ -331,7 +332,7 @@ class WorkerGroup:
         await asyncio.wait((*gone, self._drain_asked), return_when=asyncio.FIRST_COMPLETED)
         if not any(future.done() for future in gone):
             self._send(Kind.DRAIN, {})
-            if not await first_of(self.settings.drain_timeout, *gone):
+            if not await first_of(self.drain_within, *gone):
                 self.kill("drained", "drained; what ran was cut")
 
     def _judge(self, status: int) -> GroupEnd:

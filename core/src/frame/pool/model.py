@@ -358,6 +358,7 @@ class ModelPool:
 
     async def close(self, timeout: float) -> None:  # the wait is on several things
         """Take no more requests, finish those that are here within `timeout` seconds, end the groups."""
+        deadline = self._clock() + timeout
         self._is_closing = True
         self._batcher.close()
         self._ask_pump()
@@ -370,5 +371,9 @@ class ModelPool:
         for job in list(self._jobs.values()):
             self._drop(job)
             message = "the server is shutting down"
-            self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
-        self._supervisor.close()
+            if job.stream is None:
+                self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
+            else:
+                job.stream.end(message)
+                self.end_stream(job, is_broken=True)
+        self._supervisor.close(max(0.0, deadline - self._clock()))

@@ -15,6 +15,8 @@ from frame.pool.plan import ModelPlan
 from frame.pool.settings import GroupSettings
 
 _log = logging.getLogger(__name__)
+_LEAST_GRACE = 1.0
+"""Seconds that an idle worker always gets to close its model."""
 _ALIVE = (GroupState.STARTING, GroupState.READY)
 
 Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
@@ -60,6 +62,7 @@ class Supervisor:
         self._next_group = 1
         self._changed = asyncio.Event()
         self._is_closing = False
+        self._grace = 0.0
 
     # --- what the owner calls -----------------------------------------------------------------
 
@@ -71,9 +74,10 @@ class Supervisor:
         """Something changed: see whether a group is missing."""
         self._changed.set()
 
-    def close(self) -> None:
-        """Start nothing more, let the groups finish, and return from `run`."""
+    def close(self, grace: float) -> None:
+        """Start nothing more, give the groups `grace` seconds at most to finish, and return from `run`."""
         self._is_closing = True
+        self._grace = max(_LEAST_GRACE, grace)
         self._changed.set()
 
     # --- life ---------------------------------------------------------------------------------
@@ -88,6 +92,7 @@ class Supervisor:
                 self._start_missing(tasks, now)
                 await self._wait_changed(self._not_before - now if self._not_before > now else None)
             for group in self.groups.values():
+                group.drain_within = min(group.drain_within, self._grace)
                 group.drain()
 
     async def _prepare_until_done(self) -> None:
