@@ -12,14 +12,11 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from frame.wire.frames import Frame, FrameDecoder, WireError
-from frame.wire.parts import map_all
+from frame.wire.frames import Frame, WireError
+from frame.worker.sockets import MAX_SEGMENTS, FrameReader, drop_sent
 
-_SCRATCH_BYTES = 256 << 10
 _MAX_BODY_BYTES = 256 << 20
 """A worker sends at most 200 answers of less than 1 MiB in one message; larger ones travel as descriptors."""
-_MAX_SEGMENTS = 512
-_ANCILLARY_BYTES = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 Segment = bytes | bytearray | memoryview
 OnFrame = Callable[[Frame, list[memoryview]], None]
@@ -39,9 +36,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._decoder = FrameDecoder(_MAX_BODY_BYTES)
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
-        self._descriptors: list[int] = []
+        self._reader = FrameReader(connection, _MAX_BODY_BYTES)
         self._unsent: list[tuple[list[memoryview], list[int]]] = []
         self.is_open = True
         self._loop.add_reader(connection.fileno(), self._readable)
@@ -77,8 +72,8 @@ class Channel:
             self._loop.remove_writer(self._socket.fileno())
         for _, duplicated in self._unsent:
             _close_all(duplicated)
-        _close_all(self._descriptors)
-        self._unsent, self._descriptors = [], []
+        self._unsent = []
+        self._reader.close()
         self._socket.close()
 
     # --- writing ------------------------------------------------------------------------------
@@ -92,14 +87,14 @@ class Channel:
             if descriptors:
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
             try:
-                sent = self._socket.sendmsg(views[:_MAX_SEGMENTS], ancillary)
+                sent = self._socket.sendmsg(views[:MAX_SEGMENTS], ancillary)
             except (BlockingIOError, InterruptedError):
                 return views, descriptors
             except OSError as error:
                 self._loop.call_soon(self._end, f"{type(error).__name__}: {error}")
                 return [], ()
             descriptors = ()
-            views = _drop(views, sent)
+            views = drop_sent(views, sent)
         return [], ()
 
     def _writable(self) -> None:
@@ -118,9 +113,9 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            frames = self._receive()
-            for frame in frames or ():
-                self._on_frame(frame, self._mapped(frame))
+            frames = self._reader.receive()
+            for frame, mapped in frames or ():
+                self._on_frame(frame, mapped)
                 if not self.is_open:
                     return
         except (BlockingIOError, InterruptedError):
@@ -131,41 +126,10 @@ class Channel:
         if frames is None:
             self._end("the worker closed its socket")
 
-    def _receive(self) -> list[Frame] | None:
-        """Return the frames that are complete now; None at the end of the stream."""
-        direct = self._decoder.direct_buffer()
-        if direct is not None:
-            size = self._socket.recv_into(direct)
-            return self._decoder.received_directly(size) if size else None
-        size, ancillary, _, _ = self._socket.recvmsg_into(
-            [self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-        )
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(data[: len(data) - len(data) % received.itemsize])
-                self._descriptors += received
-        return self._decoder.feed(self._scratch[:size]) if size else None
-
-    def _mapped(self, frame: Frame) -> list[memoryview]:
-        if not frame.fd_count:
-            return []
-        taken, self._descriptors = self._descriptors[: frame.fd_count], self._descriptors[frame.fd_count :]
-        return map_all(taken)
-
     def _end(self, reason: str) -> None:
         if self.is_open:
             self.close()
             self._on_closed(reason)
-
-
-def _drop(views: list[memoryview], sent: int) -> list[memoryview]:
-    """Return what is left of `views` after `sent` bytes."""
-    for index, view in enumerate(views):
-        if sent < len(view):
-            return [view[sent:], *views[index + 1 :]]
-        sent -= len(view)
-    return []
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

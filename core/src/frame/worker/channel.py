@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from frame.contract.requests import Buffer, Part
-from frame.wire.frames import Frame, FrameDecoder, frame_header
+from frame.wire.frames import frame_header
 from frame.wire.messages import Kind, PartHead, to_json
-from frame.wire.parts import MEMFD_BYTES, map_all, memfd_of
+from frame.wire.parts import MEMFD_BYTES, memfd_of
+from frame.worker.sockets import MAX_SEGMENTS, FrameReader, drop_sent
 
 _encode = json.JSONEncoder(default=to_json, separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
-_SCRATCH_BYTES = 256 << 10
-_MAX_SEGMENTS = 512
-"""Buffers a sendmsg may take; Linux allows 1024 (IOV_MAX)."""
-_ANCILLARY_BYTES = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
 class Message(NamedTuple):
@@ -40,9 +37,7 @@ class Channel:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._write_lock = threading.Lock()
-        self._decoder = FrameDecoder()
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
-        self._descriptors: list[int] = []
+        self._reader = FrameReader(connection)
 
     def send(self, kind: Kind, head: object, parts: Sequence[Buffer] = ()) -> None:
         """Write one message; blocks until the kernel has taken it.
@@ -69,9 +64,9 @@ class Channel:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         views = [memoryview(segment) for segment in segments]
         while views:
-            sent = self._socket.sendmsg(views[:_MAX_SEGMENTS], ancillary)
+            sent = self._socket.sendmsg(views[:MAX_SEGMENTS], ancillary)
             ancillary = []
-            views = _drop(views, sent)
+            views = drop_sent(views, sent)
 
     def read(self, timeout: float | None) -> list[Message]:
         """Return the messages that are complete after one read; one thread at a time.
@@ -84,41 +79,13 @@ class Channel:
         """
         if timeout is not None and not self._poll.poll(timeout * 1000):
             return []
-        frames = self._receive()
+        frames = self._reader.receive()
         if frames is None:
             raise ConnectionResetError("the router closed the connection")
         return [
-            Message(Kind(frame.kind), _decode(str(frame.head, "utf-8")), [frame.body, *self._mapped(frame)])
-            for frame in frames
+            Message(Kind(frame.kind), _decode(str(frame.head, "utf-8")), [frame.body, *mapped])
+            for frame, mapped in frames
         ]
-
-    def _receive(self) -> list[Frame] | None:
-        direct = self._decoder.direct_buffer()
-        if direct is not None:
-            size = self._socket.recv_into(direct)
-            return self._decoder.received_directly(size) if size else None
-        size, ancillary, _, _ = self._socket.recvmsg_into(
-            [self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-        )
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(data[: len(data) - len(data) % received.itemsize])
-                self._descriptors += received
-        return self._decoder.feed(self._scratch[:size]) if size else None
-
-    def _mapped(self, frame: Frame) -> list[memoryview]:
-        taken, self._descriptors = self._descriptors[: frame.fd_count], self._descriptors[frame.fd_count :]
-        return map_all(taken)
-
-
-def _drop(views: list[memoryview], sent: int) -> list[memoryview]:
-    """Return what is left of `views` after `sent` bytes."""
-    for index, view in enumerate(views):
-        if sent < len(view):
-            return [view[sent:], *views[index + 1 :]]
-        sent -= len(view)
-    return []
 
 
 def place_parts(parts: Sequence[Part], descriptors_before: int = 0) -> list[PartHead]:
