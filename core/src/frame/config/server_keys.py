@@ -9,7 +9,7 @@ SERVER_KEYS: tuple[Key, ...] = (
     Key(name="inference_address", kind=str, default=parse_address("http://127.0.0.1:8080"),
         parse=parse_address, doc="Where requests come in: http(s)://host[:port] or unix:/path."),
     Key(name="management_address", kind=str, default=None, parse=parse_address,
-        doc="Where the management and metrics routes are; unset: at inference_address."),
+        doc="Where /models and /server/metrics are; unset: at a loopback inference_address, else nowhere."),
     Key(name="http_server", kind=str, default="hypercorn", choices=("hypercorn", "uvicorn"),
         doc="hypercorn (HTTP/1.1, HTTP/2) or uvicorn (HTTP/1.1, faster)."),
     Key(name="model_store", kind=str, default=None, doc="Folder of models."),

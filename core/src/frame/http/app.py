@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frame.http.answers import JSON_TYPE, NO_CACHE_HEADERS
+from frame.http.answers import JSON_TYPE, common_headers, request_id_from
 from frame.http.dataplane import DataPlane
 from frame.http.invocation import Headers
 from frame.http.routes import Found, Resolved, RouteTable
@@ -42,7 +42,7 @@ class FrameApp:
         if not isinstance(found, Found) or found.endpoint.plane != "data":
             await self._control_plane(scope, receive, send)
         elif key[0] == "OPTIONS":
-            await _send_options(send)
+            await _send_options(scope, send)
         else:
             await self._data_plane(scope, receive, send, found)
 
@@ -66,8 +66,9 @@ def _with_headers(send: Send, more: tuple[tuple[bytes, bytes], ...]) -> Send:
     return send_more
 
 
-async def _send_options(send: Send) -> None:
+async def _send_options(scope: Scope, send: Send) -> None:
     """Answer OPTIONS of a prediction path, which a browser asks before its first request."""
-    headers: Headers = [JSON_TYPE, *NO_CACHE_HEADERS, (b"content-length", str(len(_EMPTY_OBJECT)).encode())]
+    headers: Headers = common_headers(request_id_from(scope["headers"]))
+    headers += [JSON_TYPE, (b"content-length", str(len(_EMPTY_OBJECT)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": _EMPTY_OBJECT})
