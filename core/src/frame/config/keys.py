@@ -73,7 +73,7 @@ MODEL_KEYS: tuple[Key, ...] = (
         variables=("SERVING_MIN_WORKERS",), doc="Workers that are always up, on each device; this version keeps at least 1."),
     Key(name="maxWorkers", kind=int, default=None, minimum=1, per_device=True,
         variables=("SERVING_MAX_WORKERS",),
-        doc="Most workers on each device, which limits minWorkers; unset: 1 on a GPU, cores / OMP_NUM_THREADS (1) on a CPU."),
+        doc="Most workers on each device; unset: 1 on a GPU, cores / OMP_NUM_THREADS (1) on a CPU."),
     Key(name="load_on_devices", kind=str, default=("*",), parse=parse_devices,
         doc="Devices to load on: * for all, or cpu, gpu0, gpu0+gpu1, separated by ;."),
     Key(name="required_memory_mb", kind=int, default=0, minimum=0, per_device=True,
