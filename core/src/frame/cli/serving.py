@@ -21,6 +21,7 @@ from frame.errors import FrameError
 from frame.http.dataplane import DataPlane
 from frame.http.servers import AsgiApp, serve
 from frame.http.settings import data_plane_settings
+from frame.policy.wording import without_places
 from frame.pool.budget import ByteBudget
 from frame.pool.devices import place
 from frame.pool.manager import BrokenModel, WorkloadManager, usable_cores
@@ -182,6 +183,7 @@ class _Server:
                 reason = "; ".join(entry.problems)
             except FrameError as error:
                 reason = str(error)
+            reason = without_places(reason)  # it goes to clients; `frame check` and the log have it whole
             broken.append(BrokenModel(name=entry.name, version=entry.version, url=entry.url, reason=reason))
         cache = models_cache(self._config, self._settings.environ).parent
         return WorkloadManager(plans, broken, ByteBudget(self._config.max_queued_bytes), cache=Path(cache))

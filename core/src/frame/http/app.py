@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from frame.http.answers import JSON_TYPE, common_headers, request_id_from
+from frame.errors import ModelNotFoundError
+from frame.http.answers import JSON_TYPE, common_headers, error_body, request_id_from
 from frame.http.dataplane import DataPlane
 from frame.http.invocation import Headers
 from frame.http.routes import Found, Resolved, RouteTable
@@ -42,7 +43,7 @@ class FrameApp:
         if not isinstance(found, Found) or found.endpoint.plane != "data":
             await self._control_plane(scope, receive, send)
         elif key[0] == "OPTIONS":
-            await _send_options(scope, send)
+            await self._send_options(scope, send, found)
         else:
             await self._data_plane(scope, receive, send, found)
 
@@ -54,6 +55,18 @@ class FrameApp:
             self._cache[key] = found
         return found
 
+    async def _send_options(self, scope: Scope, send: Send, found: Found) -> None:
+        """Answer OPTIONS of a prediction path, which a browser asks before its first request."""
+        status, body = 200, _EMPTY_OBJECT
+        try:
+            self._data_plane.check_model(found)
+        except ModelNotFoundError as error:
+            status, body = error.status, error_body(error.status, error.type_name, str(error))
+        headers: Headers = common_headers(request_id_from(scope["headers"]))
+        headers += [JSON_TYPE, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
 
 def _with_headers(send: Send, more: tuple[tuple[bytes, bytes], ...]) -> Send:
     """Return a `send` that adds headers to every answer's start."""
@@ -64,11 +77,3 @@ def _with_headers(send: Send, more: tuple[tuple[bytes, bytes], ...]) -> Send:
         await send(message)
 
     return send_more
-
-
-async def _send_options(scope: Scope, send: Send) -> None:
-    """Answer OPTIONS of a prediction path, which a browser asks before its first request."""
-    headers: Headers = common_headers(request_id_from(scope["headers"]))
-    headers += [JSON_TYPE, (b"content-length", str(len(_EMPTY_OBJECT)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": _EMPTY_OBJECT})

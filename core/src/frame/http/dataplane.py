@@ -80,6 +80,12 @@ class DataPlane:
                 self._intake.sweep(now)
                 self._watch.sweep(now, tasks)
 
+    def check_model(self, found: Found) -> None:
+        """Raise `ModelNotFoundError` when the path names a model that is not there."""
+        name = found.parameters.get("model")
+        if name is not None:
+            self._manager.require(name, found.parameters.get("version"))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send, found: Found) -> None:
         """Answer one request."""
         headers: Headers = scope["headers"]

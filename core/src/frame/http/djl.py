@@ -34,8 +34,9 @@ class DjlAdapter:
             BadRequestError: a query that cannot be read, or a `handler` property from a client.
         """
         properties = _properties(headers)
-        properties["requestId"] = request_id
-        if "handler" in properties and not self._allows_handler_override:
+        properties.pop("requestId", None)
+        properties["requestId"] = request_id  # behind other spellings of it: workers let the last one win
+        if not self._allows_handler_override and any(key.lower() == "handler" for key in properties):
             raise BadRequestError(
                 "handler: a client may not choose it (ALLOW_REQUEST_HANDLER_OVERRIDE is not set)"
             )

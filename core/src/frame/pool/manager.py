@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +72,11 @@ class WorkloadManager:
                 )
         label = name if version is None else f"{name} version {version}"
         raise ModelNotFoundError(f"Model not found: {label}")
+
+    def require(self, name: str, version: str | None) -> None:
+        """Raise `ModelNotFoundError` unless there is such a model, whatever its state."""
+        with suppress(ModelNotReadyError):
+            self.find(name, version)
 
     def only_model(self) -> str | None:
         """Return the name of the only model, if there is just one."""

@@ -11,6 +11,7 @@ from typing import Literal
 from frame.errors import CapacityError, ModelNotReadyError
 from frame.policy.batching import Batcher
 from frame.policy.recovery import Interrupted, why_not_again
+from frame.policy.wording import without_places
 from frame.pool.answers import take_answers
 from frame.pool.group import Batch, GroupEnd, WorkerGroup
 from frame.pool.jobs import Answer, Job
@@ -308,6 +309,7 @@ class ModelPool:
     def model_failed(self, cause: str) -> None:
         """Mark the model FAILED and answer all that waits."""
         _log.error("model_failed model=%s cause=%s", self.plan.name, cause)
+        cause = without_places(cause)  # the log has it whole; this goes to clients
         self.status, self.reason = "FAILED", cause
         self.settled.set()
         message = f"Model is not ready: {self.plan.name}: {cause}"

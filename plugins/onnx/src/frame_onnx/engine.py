@@ -115,7 +115,11 @@ class OnnxModel(TensorModel):
         try:
             outputs = self._session.run(self._outputs, inputs)
         except ort_errors.InvalidArgument as error:
-            raise RequestError(400, f"the model refused the inputs{_reason(error)}") from error
+            taken = ", ".join(
+                f"{spec.name} {spec.dtype} {list(spec.shape or ())}" for spec in self.signature.inputs
+            )
+            message = f"the model refused the inputs{_reason(error)}; it takes {taken}"
+            raise RequestError(400, message) from error
         except _RUN_ERRORS as error:
             if any(text in str(error) for text in _MEMORY_TEXTS):
                 raise MemoryError(str(error)) from error
