@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from frame.wire.parts import append, map_memfd, memfd_of, open_memfd, seal
+from frame.wire.parts import append, map_all, map_memfd, memfd_of, open_memfd, seal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,4 +76,17 @@ def test_a_failed_segment_leaves_no_descriptor_behind():
     before = open_descriptors()
     with pytest.raises(RuntimeError):
         memfd_of(segments())
+    assert open_descriptors() == before
+
+
+def test_several_parts_are_mapped_in_their_order():
+    assert [bytes(view) for view in map_all([memfd_of([b"one"]), memfd_of([b"two"])])] == [b"one", b"two"]
+
+
+def test_when_one_part_of_several_is_refused_all_are_closed():
+    before = open_descriptors()
+    unsealed = open_memfd()
+    append(unsealed, b"x")
+    with pytest.raises(ValueError, match="not sealed"):
+        map_all([memfd_of([b"one"]), unsealed, memfd_of([b"three"]), memfd_of([b"four"])])
     assert open_descriptors() == before
