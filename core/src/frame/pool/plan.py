@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from frame.config.settings import ModelConfig, worker_limits
 from frame.contract.engines import EngineSpec
+from frame.errors import ConfigError
 from frame.policy.batching import BatchLimits
 from frame.policy.lifecycle import RestartLimits
 from frame.pool.settings import GroupSettings
@@ -55,6 +56,9 @@ def make_plan(
         cores: cores this process may use.
         environ: the server's environment; its allow-listed part reaches the workers.
     """
+    ranks = engine.ranks(config.options)
+    if ranks != 1:
+        raise ConfigError(f"engine {engine.name}: groups of {ranks} ranks cannot be started by this version")
     device_type = devices[0][0].rstrip("0123456789")
     omp_threads = environ.get("OMP_NUM_THREADS", "")
     threads = int(omp_threads) if omp_threads.isdecimal() and int(omp_threads) > 0 else 1
