@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
-from frame.http.addresses import parse_address
+from frame.config.forms import parse_address
 from frame.http.servers import AsgiApp, Receive, Scope, Send, ServerName, serve
 from frame.http.tls import TlsFiles
 

@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from frame.errors import ConfigError
-from frame.http.addresses import ListenAddress, parse_address
+from frame.config.forms import Address, parse_address
 from frame.http.listening import ListenError, listening
 
 
@@ -32,7 +31,7 @@ def test_address_is_read_as_djl_serving_does(text: str, shown: str, is_tls: bool
     ["", "8080", "127.0.0.1:8080", "ftp://h:1", "http://h:65536", "http://h:x", "unix:x", "http://h:1/p"],
 )
 def test_malformed_address_is_refused_with_its_text(text: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ValueError, match="is not an address") as caught:
         parse_address(text)
     assert repr(text) in str(caught.value)
 
@@ -97,7 +96,7 @@ def test_foreign_address_is_refused() -> None:
 
 
 def test_unresolvable_host_is_named() -> None:
-    address = ListenAddress(host="no-such-host.invalid", port=0)
+    address = Address(scheme="http", host="no-such-host.invalid", port=0)
     with pytest.raises(ListenError, match=r"no-such-host\.invalid"), listening(address):
         pass
 

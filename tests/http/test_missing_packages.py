@@ -17,7 +17,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 from frame.errors import ConfigError
-from frame.http.addresses import parse_address
+from frame.config.forms import parse_address
 from frame.http.servers import serve
 
 try:

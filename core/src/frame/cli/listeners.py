@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from frame.config.forms import Address
 from frame.config.settings import ServerConfig
 from frame.contract.protocols import Protocol
-from frame.http.addresses import ListenAddress
 from frame.http.app import FrameApp
 from frame.http.control import create_app
 from frame.http.dataplane import DataPlane
@@ -26,7 +25,7 @@ from frame.worker.session import resolve
 class Listening:
     """One address with the routes that it carries."""
 
-    address: ListenAddress
+    address: Address
     table: RouteTable
 
 
@@ -36,11 +35,11 @@ def listeners(config: ServerConfig, protocols: list[Protocol]) -> list[Listening
     A loopback address carries all routes. Another one carries inference (and `/ping`) alone, unless
     `management_address` was set to the same address. A `management_address` of its own carries the rest.
     """
-    inference = _listen(config.inference_address)
+    inference = config.inference_address
     own = (endpoint for protocol in protocols for endpoint in endpoints_of(protocol))
     everything = RouteTable((*own, *CONTROL_PLANE))
     is_set = config.sources["management_address"].kind != "default"
-    management = _listen(config.management_address)
+    management = config.management_address
     if is_set and management != inference:
         return [
             Listening(inference, everything.restricted_to("inference")),
@@ -90,10 +89,6 @@ def tls_files(config: ServerConfig) -> TlsFiles | None:
         keystore_pass=config.keystore_pass,
         keystore_type=config.keystore_type,
     )
-
-
-def _listen(address: Address) -> ListenAddress:
-    return ListenAddress(scheme=address.scheme, host=address.host, port=address.port, path=address.path)
 
 
 def _cors_headers(config: ServerConfig) -> Iterator[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,21 @@ class Address:
     host: str = ""
     port: int = 0
     path: str = ""
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether clients must speak TLS."""
+        return self.scheme == "https"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.scheme == "unix" or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.scheme == "unix":

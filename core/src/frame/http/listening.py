@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from frame.config.forms import Address
 from frame.errors import FrameError
-from frame.http.addresses import ListenAddress
 
 BACKLOG = 1024
 _PROBE_TIMEOUT = 1.0  # seconds; a live server's kernel accepts at once
@@ -24,7 +24,7 @@ class ListenError(FrameError):
 
 
 @contextlib.contextmanager
-def listening(address: ListenAddress) -> Iterator[tuple[list[socket.socket], list[str]]]:
+def listening(address: Address) -> Iterator[tuple[list[socket.socket], list[str]]]:
     """Bind `address`; close its sockets and remove its Unix socket file in the end.
 
     A host name is bound at each of its addresses (`localhost` is 127.0.0.1 and ::1), all with the same port.
@@ -56,7 +56,7 @@ def _identity(path: str) -> tuple[int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_ctime_ns  # inode numbers are used again
 
 
-def _bind_host(address: ListenAddress) -> list[socket.socket]:
+def _bind_host(address: Address) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -103,7 +103,7 @@ def _bind(family: int, target: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def _bind_unix(address: ListenAddress) -> socket.socket:
+def _bind_unix(address: Address) -> socket.socket:
     path = Path(address.path)
     if _is_abandoned(path):
         path.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def _is_abandoned(path: Path) -> bool:
         return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
-def _listen_error(address: ListenAddress, error: OSError) -> ListenError:
+def _listen_error(address: Address, error: OSError) -> ListenError:
     match error.errno:
         case errno.EADDRINUSE if address.scheme == "unix":
             text = "something else has it; stop the server that listens there or choose another path"
@@ -148,7 +148,7 @@ def _listen_error(address: ListenAddress, error: OSError) -> ListenError:
     return ListenError(f"cannot listen on {address}: {text}")
 
 
-def _text(address: ListenAddress, sock: socket.socket) -> str:
+def _text(address: Address, sock: socket.socket) -> str:
     if address.scheme == "unix":
         return str(address)
     host, port = sock.getsockname()[:2]

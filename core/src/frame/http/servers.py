@@ -10,8 +10,8 @@ from importlib import import_module
 from socket import socket
 from typing import Any, Literal
 
+from frame.config.forms import Address
 from frame.errors import ConfigError
-from frame.http.addresses import ListenAddress
 from frame.http.listening import listening
 from frame.http.tls import TlsFiles, server_context
 
@@ -48,7 +48,7 @@ class Listener:
 async def serve(
     app: AsgiApp,
     *,
-    address: ListenAddress,
+    address: Address,
     server: ServerName,
     tls: TlsFiles | None,
     stop: asyncio.Event,

@@ -41,11 +41,6 @@ class Channel:
         self.is_open = True
         self._loop.add_reader(connection.fileno(), self._readable)
 
-    @property
-    def unsent_messages(self) -> int:
-        """Messages that the kernel has not taken yet."""
-        return len(self._unsent)
-
     def send(self, segments: Sequence[Segment], descriptors: Sequence[int] = ()) -> None:
         """Write one message at once, or queue what the kernel does not take.
 
