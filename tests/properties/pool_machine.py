@@ -169,7 +169,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def every_waiting_job_is_in_one_place(self) -> None:
         waiting = {client.job.id for client in self.clients.values() if client.is_waiting}
-        queued = [job.id for job in self.pool._batcher] + [job.id for job in self.pool._suspects]
+        queued = [job.id for job in self.pool._waiting]
         inside = [
             job.id
             for group in self.pool.groups.values()
@@ -212,7 +212,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def no_slot_idles_while_a_batch_is_due(self) -> None:
         groups = [group for group in self.pool.groups.values() if group.takes_work]
-        suspects = {job.id for job in self.pool._suspects}
+        suspects = {job.id for job in self.pool._waiting if job.deaths}
         has_running_suspect = any(
             job.deaths
             for g in self.pool.groups.values()
@@ -222,8 +222,8 @@ class PoolMachine(RuleBasedStateMachine):
         if suspects and not has_running_suspect:
             assert all(group.batches for group in groups), "an idle group, and a suspect waits"
         reserved = min(len(groups), 1) if suspects or has_running_suspect else 0
-        free = sum(group.free > 0 for group in groups) - reserved
-        due = self.pool._batcher.next_due(self.rig.clock.now)
+        free = sum(group.sent < (group.capacity or group.slots) for group in groups) - reserved
+        due = self.pool._waiting._batcher.next_due(self.rig.clock.now)
         if free > 0 and due is not None and not self.is_closed:
             assert due > self.rig.clock.now
             assert not self.capacity
@@ -233,7 +233,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def a_failed_model_lets_nobody_wait(self) -> None:
         if self.pool.status == "FAILED":
-            assert len(self.pool._batcher) == len(self.pool._suspects) == 0
+            assert len(self.pool._waiting) == 0
             assert self.pool.reason
 
     # --- the end --------------------------------------------------------------------------------

@@ -56,8 +56,7 @@ FROM_WORKER = st.one_of(
         AnswersHead,
         batch=COUNT,
         jobs=st.lists(ANSWERS, max_size=2),
-        end=st.none()
-        | st.builds(BatchEnd, decode=SECONDS, compute=SECONDS, encode=SECONDS, calls=COUNT),
+        end=st.none() | st.builds(BatchEnd, decode=SECONDS, compute=SECONDS, encode=SECONDS, calls=COUNT),
     ),
     st.builds(ChunkHead, COUNT),
     st.builds(EndHead, COUNT, TEXT),

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
+
+from frame.wire.hints import NO_HINT, BatchHint
 
 JobT = TypeVar("JobT")
+WhyNow = Literal["full", "delay over", "no delay", "closing", "joins"]
+"""Why a batch leaves: it cannot grow, its oldest job has waited long enough, nothing is waited for, no more
+jobs will come, or it joins a running `SequenceModel`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +23,30 @@ class BatchLimits:
         batch_size: most jobs in one batch, >= 1.
         max_delay: seconds that the oldest job may wait for others, from its arrival. 0 with `batch_size` 1:
             nothing to wait for.
+        max_cost: most elements in one batch, the first job excepted; None for no such limit.
+        is_padded: jobs are padded to the largest: a batch costs its largest job times its jobs, not the sum.
     """
 
     batch_size: int
     max_delay: float
+    max_cost: int | None = None
+    is_padded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken(Generic[JobT]):
+    """A batch that leaves the queue.
+
+    Attributes:
+        jobs: keys and jobs, the one that has waited longest first.
+        arrived: when its oldest job came.
+        cost: elements, padding included.
+    """
+
+    jobs: list[tuple[int, JobT]]
+    why: WhyNow
+    arrived: float
+    cost: int
 
 
 @dataclass(slots=True)
@@ -54,14 +79,16 @@ class Batcher(Generic[JobT]):
     def __iter__(self) -> Iterator[JobT]:
         return (entry.job for entry in self._entries.values())
 
-    def add(self, key: int, job: JobT, now: float, *, priority: int = 3) -> None:
+    def add(self, key: int, job: JobT, now: float, *, priority: int = 3, hint: BatchHint = NO_HINT) -> None:
         """Queue a job under a key that no queued job has."""
         assert key not in self._entries
         entry = _Queued(key, job, now)
         self._entries[key] = entry
         self._lane(priority).append(entry)
 
-    def put_back(self, key: int, job: JobT, arrived: float, *, priority: int = 3) -> None:
+    def put_back(
+        self, key: int, job: JobT, arrived: float, *, priority: int = 3, hint: BatchHint = NO_HINT
+    ) -> None:
         """Queue a job that was taken before in front of all of its priority, with its first arrival time."""
         assert key not in self._entries
         entry = _Queued(key, job, arrived)
@@ -89,20 +116,39 @@ class Batcher(Generic[JobT]):
             return now
         return self._oldest_arrival() + self.limits.max_delay
 
-    def take(self, now: float, *, at_most: int | None = None) -> list[tuple[int, JobT]]:
-        """Return the batch that is due now, oldest job first, or nothing.
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Use other limits from now on, for the jobs that wait as well."""
+        self.limits = limits
+
+    def has_full(self) -> bool:
+        """Tell whether a batch waits that cannot grow any more."""
+        return len(self._entries) >= self.limits.batch_size
+
+    def take(self, now: float, *, only_full: bool = False) -> Taken[JobT] | None:
+        """Return the batch that is due now, or nothing.
 
         Args:
-            at_most: take no more than this; a `SequenceModel` admits what it has room for, without delay.
+            only_full: return none that could still grow.
         """
-        limit = self.limits.batch_size if at_most is None else at_most
-        if limit < 1:
-            return []
-        if at_most is None:
-            due = self.next_due(now)
-            if due is None or due > now:
-                return []
-        return self._fill(limit)
+        due = self.next_due(now)
+        if due is None or due > now or (only_full and not self.has_full()):
+            return None
+        why: WhyNow = "no delay" if self.limits.max_delay <= 0 else "delay over"
+        if self.has_full():
+            why = "full"
+        elif self._is_closing:
+            why = "closing"
+        arrived = self._oldest_arrival()
+        jobs = self._fill(self.limits.batch_size)
+        return Taken(jobs=jobs, why=why, arrived=arrived, cost=len(jobs))
+
+    def take_some(self, now: float, at_most: int) -> Taken[JobT] | None:
+        """Return up to `at_most` jobs without delay, whatever their hints: they join a `SequenceModel`."""
+        if self._first_lane() is None or at_most < 1:
+            return None
+        arrived = self._oldest_arrival()
+        jobs = self._fill(at_most)
+        return Taken(jobs=jobs, why="joins", arrived=min(arrived, now), cost=len(jobs))
 
     def _fill(self, limit: int) -> list[tuple[int, JobT]]:
         batch: list[tuple[int, JobT]] = []

@@ -75,11 +75,13 @@ class Batch:
 
     Attributes:
         deadline: when it counts as hung; infinite while it waits in the worker behind another batch.
+        is_suspect: its only job was in a group that died.
     """
 
     id: int
     jobs: dict[int, Job]
     deadline: float = math.inf
+    is_suspect: bool = False
 
     @property
     def has_started(self) -> bool:
@@ -144,16 +146,14 @@ class WorkerGroup:
         return self.state is GroupState.READY and self._verdict is None and not self._closed.done()
 
     @property
-    def free(self) -> int:
-        """Batches that may be sent now (jobs, for a `SequenceModel`)."""
-        if not self.takes_work:
-            return 0
-        return (self.capacity or self.slots) - len(self.batches)
+    def sent(self) -> int:
+        """Batches (jobs, for a `SequenceModel`) that it has, the one that waits in the worker included."""
+        return len(self.batches)
 
     @property
-    def takes_ahead(self) -> bool:
-        """Whether a batch may be sent that waits in the worker for the one that runs."""
-        return self.takes_work and not self.capacity and len(self.batches) < 2 * self.slots
+    def runs_suspect(self) -> bool:
+        """Whether it runs a job that may have ended another group."""
+        return any(batch.is_suspect for batch in self.batches.values())
 
     @property
     def jobs_ahead(self) -> int:
@@ -162,9 +162,9 @@ class WorkerGroup:
             return 0
         return sum(len(batch.jobs) for batch in self.batches.values() if not batch.has_started)
 
-    def send(self, jobs: Sequence[Job]) -> Batch:
+    def send(self, jobs: Sequence[Job], *, is_suspect: bool = False) -> Batch:
         """Run jobs as one batch in a free slot, or after the batch that runs; the caller starts it then."""
-        batch = Batch(self._next_batch, {job.id: job for job in jobs})
+        batch = Batch(self._next_batch, {job.id: job for job in jobs}, is_suspect=is_suspect)
         self._next_batch += 1
         self.batches[batch.id] = batch
         segments: list[bytes] = [b""]

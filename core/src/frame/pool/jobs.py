@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from frame.pool.payload import Payload
+from frame.wire.hints import NO_HINT, BatchHint
 from frame.wire.messages import INITIAL_CREDITS
 
 Body = bytes | memoryview
@@ -105,6 +106,7 @@ class Job:
     """One request. Times are seconds of the loop's clock.
 
     Attributes:
+        hint: what the batcher knows of it.
         deaths: groups that died with this job inside; more than 0: it runs alone.
         deadline: no longer than this in the queue and in workers together.
         group_key, batch: where it runs now; 0 while it waits.
@@ -120,6 +122,7 @@ class Job:
     arrived: float
     deadline: float
     answer: asyncio.Future[Answer]
+    hint: BatchHint = NO_HINT
     size_bytes: int = 0
     deaths: int = 0
     group_key: int = 0

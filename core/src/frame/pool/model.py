@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from time import monotonic
 from typing import Literal
 
 from frame.errors import CapacityError, ModelNotReadyError
-from frame.policy.batching import Batcher
+from frame.policy.dispatch import Dispatcher, Order
 from frame.policy.recovery import Interrupted, why_not_again
 from frame.policy.wording import without_places
 from frame.pool.answers import take_answers
@@ -45,8 +44,7 @@ class ModelPool:
         self._clock = clock
         self._supervisor = Supervisor(plan, self, prepare=prepare, make_group=make_group, clock=clock)
         self._request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
-        self._batcher: Batcher[Job] = Batcher(plan.batching)
-        self._suspects: deque[Job] = deque()
+        self._waiting: Dispatcher[WorkerGroup, Job] = Dispatcher(plan.batching)
         self._jobs: dict[int, Job] = {}
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
@@ -76,9 +74,7 @@ class ModelPool:
     @property
     def queue_length(self) -> int:
         """Jobs that wait for a slot."""
-        return (
-            len(self._batcher) + len(self._suspects) + sum(item.jobs_ahead for item in self.groups.values())
-        )
+        return len(self._waiting) + sum(item.jobs_ahead for item in self.groups.values())
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -91,7 +87,7 @@ class ModelPool:
         if self.queue_length >= self.plan.queue_size:
             raise CapacityError(f"Worker queue capacity exceeded for model: {self.plan.name}")
         self._jobs[job.id] = job
-        self._batcher.add(job.id, job, job.arrived, priority=job.priority)
+        self._waiting.add(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
         if self._may_dispatch:
             self._ask_pump()
         if self._deadline_timer is None:
@@ -131,76 +127,30 @@ class ModelPool:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
+        """Send all that is due, then set the timer for what is not."""
         self._pump_asked = False
         now = self._clock()
-        reserved = self._run_suspect(now)
-        while (group := self._free_group(reserved)) is not None:
-            jobs = self._batcher.take(now, at_most=min(1, group.free) if group.capacity else None)
-            if not jobs:
-                break
-            self._dispatch(group, [job for _, job in jobs], now)
-        self._may_dispatch = self._schedule_due(now, reserved) or self._dispatch_ahead(now, reserved)
+        groups = self.groups.values()
+        while (order := self._waiting.next_order(now, groups)) is not None:
+            self._send(order, now)
+        self._may_dispatch = self._waiting.waits_for_jobs(groups)
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        due = self._waiting.wake_at(now, groups)
+        if due is not None:
+            self._due_timer = self._loop.call_at(due, self._ask_pump)
 
-    def _dispatch_ahead(self, now: float, reserved: WorkerGroup | None) -> bool:
-        """Send the next full batch to the only worker before it is done; tell whether one may be sent later.
-
-        It saves the worker the wait for the router after each batch. With several workers it would bind
-        requests to one that may take long while another becomes free, so it is not done then.
-        """
-        only = next(iter(self.groups.values()), None)
-        if only is None or len(self.groups) > 1 or only.slots != 1 or only is reserved:
-            return False
-        if not only.takes_ahead:
-            return False
-        if len(self._batcher) >= self._batcher.limits.batch_size:
-            self._send(only, [job for _, job in self._batcher.take(now)])
-            return False
-        return True
-
-    def _free_group(self, reserved: WorkerGroup | None) -> WorkerGroup | None:
-        """Return the group with the most free slots, None when there is none."""
-        best: WorkerGroup | None = None
-        for group in self.groups.values():
-            if group is not reserved and group.free > (best.free if best else 0):
-                best = group
-        return best
-
-    def _run_suspect(self, now: float) -> WorkerGroup | None:
-        """Run one suspect alone in an idle group; return the group that is kept free for it or runs it."""
-        for group in self.groups.values():
-            if any(job.deaths for batch in group.batches.values() for job in batch.jobs.values()):
-                return group
-        ready = [group for group in self.groups.values() if group.takes_work]
-        if not self._suspects or not ready:
-            return None
-        group = min(ready, key=lambda item: len(item.batches))
-        if not group.batches:
-            self._dispatch(group, [self._suspects.popleft()], now)
-        return group
-
-    def _send(self, group: WorkerGroup, jobs: list[Job]) -> Batch:
-        self.metrics.batch_size.observe(len(jobs))
-        return group.send(jobs)
-
-    def _dispatch(self, group: WorkerGroup, jobs: list[Job], now: float) -> None:
-        self._start(group, self._send(group, jobs), now)
+    def _send(self, order: Order[WorkerGroup, Job], now: float) -> None:
+        self.metrics.batch_size.observe(len(order.jobs))
+        batch = order.runner.send(order.jobs, is_suspect=order.is_suspect)
+        if not order.is_ahead:
+            self._start(order.runner, batch, now)
 
     def _start(self, group: WorkerGroup, batch: Batch, now: float) -> None:
         group.start(batch, now)
         for job in batch.jobs.values():
             self.metrics.queue_wait.observe(now - job.arrived)
-
-    def _schedule_due(self, now: float, reserved: WorkerGroup | None) -> bool:
-        """Set the timer for the next batch; return whether a slot is free."""
-        if self._due_timer is not None:
-            self._due_timer.cancel()
-            self._due_timer = None
-        if self._free_group(reserved) is None:
-            return False
-        due = self._batcher.next_due(now)
-        if due is not None:
-            self._due_timer = self._loop.call_at(due, self._ask_pump)
-        return True
 
     # --- deadlines ----------------------------------------------------------------------------
 
@@ -236,9 +186,7 @@ class ModelPool:
 
     def _drop(self, job: Job) -> None:
         """Forget a job that was answered while it waits or runs."""
-        self._batcher.remove(job.id)
-        if job in self._suspects:
-            self._suspects.remove(job)
+        if self._waiting.remove(job.id) and job.deaths:
             self._ask_pump()  # a group may have been kept free for it
         if (group := self.groups.get(job.group_key)) is not None:
             group.cancel(job)
@@ -315,9 +263,8 @@ class ModelPool:
         message = f"Model is not ready: {self.plan.name}: {cause}"
         waiting = [job for job in self._jobs.values() if not job.group_key]
         for job in waiting:
-            self._batcher.remove(job.id)
+            self._waiting.remove(job.id)
             self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
-        self._suspects.clear()
 
     def _recover_batch(self, group: WorkerGroup, batch: Batch, end: GroupEnd) -> None:
         """Decide for each unfinished job of a group that ended: run again, or answer why not."""
@@ -347,9 +294,9 @@ class ModelPool:
     def _wait_again(self, job: Job) -> None:
         """Queue a job of an ended group: among the suspects if it may be the cause, else in front."""
         if job.deaths:
-            self._suspects.append(job)
+            self._waiting.suspect(job.id, job, job.arrived)
         else:
-            self._batcher.put_back(job.id, job, job.arrived, priority=job.priority)
+            self._waiting.put_back(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
 
     def end_stream(self, job: Job, *, is_broken: bool = False) -> None:
         """Count a job whose stream ended and forget it."""
@@ -362,7 +309,7 @@ class ModelPool:
         """Take no more requests, finish those that are here within `timeout` seconds, end the groups."""
         deadline = self._clock() + timeout
         self._is_closing = True
-        self._batcher.close()
+        self._waiting.close()
         self._ask_pump()
         if self._jobs and self.groups:
             self._idle = self._loop.create_future()
