@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 from frame.api import EngineSpec, option
+from frame.config.forms import PadTo
 from frame.config.keys import MODEL_KEYS, UNUSED_MODEL_KEYS
 from frame.config.layers import environment_layer, file_layer
 from frame.config.models import CheckedModel, ModelIdentity, build_model_config
@@ -77,6 +78,12 @@ VALUES = {
     "job_queue_size": ("7", 7),
     "batch_size": (" 8 ", 8),
     "max_batch_delay": ("0", 0),
+    "batching": ("adaptive", "adaptive"),
+    "latency_target_ms": ("50", 50.0),
+    "max_batch_elements": ("4096", 4096),
+    "pad_to": ("64, 16,32", PadTo(lengths=(16, 32, 64))),
+    "pad_values": ("input_ids=0, labels=-100", {"input_ids": 0.0, "labels": -100.0}),
+    "pad_mask": ("attention_mask", "attention_mask"),
     "max_idle_time": ("5", 5),
     "minWorkers": ("0", 0),
     "maxWorkers": ("3", 3),
@@ -84,6 +91,9 @@ VALUES = {
     "required_memory_mb": ("10", 10),
     "reserved_memory_mb": ("20", 20),
     "retry_threshold": ("0", 0),
+    "load_on_demand": ("true", True),
+    "quarantine_time": ("0", 0.0),
+    "request_timeout": ("2.5", 2.5),
     "log_request_metric": ("True", True),
     "metrics_aggregation": ("10", 10),
     "slots_per_group": ("2", 2),
@@ -98,6 +108,7 @@ VALUES = {
     "option.shares_model": ("false", False),
     "option.retry_on_crash": ("false", False),
 }
+NEEDS = {"batching": "latency_target_ms=50", "pad_values": "pad_to=batch", "pad_mask": "pad_to=batch"}
 
 
 def test_values_for_the_test_below_cover_the_table():
@@ -107,7 +118,7 @@ def test_values_for_the_test_below_cover_the_table():
 @pytest.mark.parametrize("key", VALUES)
 def test_known_key_is_typed_and_knows_its_line(key):
     text, value = VALUES[key]
-    built = config(f"engine=onnx\n{key}={text}")
+    built = config(f"engine=onnx\n{key}={text}\n{NEEDS.get(key, '')}")
     assert getattr(built, key.removeprefix("option.")) == value
     assert built.sources[key] == Source("file", "serving.properties:2")
     assert built.warnings == ()
@@ -120,6 +131,11 @@ DEVICES = "valid: *, or cpu, gpu0, gpu0+gpu1, separated by ;"
     ("line", "problem"),
     [
         ("batch_size=abc", "'abc' is not a whole number >= 1"),
+        ("batching=clever", "'clever' is not one of fixed, adaptive"),
+        ("batching=adaptive", "adaptive needs latency_target_ms"),
+        ("pad_mask=mask", "needs pad_to"),
+        ("pad_to=32,x", "'32,x' is no way to pad; valid: batch, multiple:8, or lengths such as 16,32,64"),
+        ("pad_values=ids", "'ids' is not name=number; valid: input_ids=0,labels=-100"),
         ("batch_size=", "'' is not a whole number >= 1"),
         ("max_dynamic_batch_size=0", "'0' is not a whole number >= 1"),
         ("gpu.minWorkers=-1", "'-1' is not a whole number >= 0"),
@@ -367,3 +383,8 @@ def test_memory_of_a_device_follows_its_type():
     on_cpu, on_gpu = memory_needs(built, "cpu"), memory_needs(built, "gpu")
     assert (on_cpu.required_mb, on_cpu.reserved_mb) == (10, 500)
     assert (on_gpu.required_mb, on_gpu.reserved_mb) == (20, 30)
+
+
+def test_a_budget_of_elements_lifts_the_default_count_but_not_one_that_was_given():
+    assert config("max_batch_elements=100").batch_size == 1024
+    assert config("max_batch_elements=100\nbatch_size=4").batch_size == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,4 +104,60 @@ def parse_variables(text: str) -> Mapping[str, str]:
             message = f"{entry!r} is not NAME=value; valid: NAME=value,NAME2=value2"
             raise ValueError(message)
         found[name.strip()] = value.strip()
+    return MappingProxyType(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PadTo:
+    """How long a padded dimension gets; with neither field, as long as the batch's longest.
+
+    Attributes:
+        multiple: the next multiple of this; 0 for no such rule.
+        lengths: the smallest of these that is long enough, in rising order; a longer request is refused.
+    """
+
+    multiple: int = 0
+    lengths: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if self.lengths:
+            return ",".join(map(str, self.lengths))
+        return f"multiple:{self.multiple}" if self.multiple else "batch"
+
+
+def parse_padding(text: str) -> PadTo:
+    """Read `batch`, `multiple:8` or rising lengths `16,32,64`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text == "batch":
+        return PadTo()
+    kind, sign, number = text.partition(":")
+    if sign and kind == "multiple" and number.isdecimal() and int(number) > 0:
+        return PadTo(multiple=int(number))
+    parts = [part.strip() for part in text.split(",")]
+    if all(part.isdecimal() and int(part) > 0 for part in parts):
+        return PadTo(lengths=tuple(sorted({int(part) for part in parts})))
+    message = f"{text!r} is no way to pad; valid: batch, multiple:8, or lengths such as 16,32,64"
+    raise ValueError(message)
+
+
+def parse_numbers(text: str) -> Mapping[str, float]:
+    """Read `name=1,other=-100`.
+
+    Raises:
+        ValueError: an entry has no `=`, no name, or no finite number.
+    """
+    found: dict[str, float] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, sign, value = entry.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not sign or not name.strip() or not math.isfinite(number):
+            message = f"{entry!r} is not name=number; valid: input_ids=0,labels=-100"
+            raise ValueError(message)
+        found[name.strip()] = number
     return MappingProxyType(found)

@@ -19,6 +19,8 @@ _UNUSED = {key.name: key for key in UNUSED_MODEL_KEYS}
 _DEVICE_KEYS = {f"{kind}.{key.name}": key for kind in DEVICE_TYPES for key in MODEL_KEYS if key.per_device}
 _NEURON = "nc."
 _NOT_FORWARDED = "option.env"
+UNCOUNTED = 1024
+"""Requests in a batch that is limited by its elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ def build_model_config(
     builder.check_engine_options()
     builder.add_defaults(server)
     builder.check_worker_numbers()
+    builder.check_batching()
     if builder.findings.problems:
         return CheckedModel(None, tuple(builder.findings.problems))
     config = ModelConfig(
@@ -182,6 +185,19 @@ class _Builder:
                 self.findings.warnings.append(
                     f"{prefix}minWorkers ({where}): {low} is more than {prefix}maxWorkers; {high} are used"
                 )
+
+    def check_batching(self) -> None:
+        """Refuse settings of batches that need another one; a budget alone lifts the default count."""
+        if self.values["batching"] == "adaptive" and self.values["latency_target_ms"] is None:
+            where = self.sources["batching"]
+            self.findings.problems.append(f"batching ({where}): adaptive needs latency_target_ms")
+        for name in ("pad_values", "pad_mask"):
+            if self.values[name] and self.values["pad_to"] is None:
+                self.findings.problems.append(f"{name} ({self.sources[name]}): needs pad_to")
+        is_counted = self.sources["batch_size"].kind != "default"
+        if self.values["max_batch_elements"] is not None and not is_counted:
+            self.values["batch_size"] = UNCOUNTED
+            self.sources["batch_size"] = Source("default", "default with max_batch_elements")
 
 
 def _default_value(key: Key, server: ServerConfig) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from frame.config.forms import Address
+from frame.config.forms import Address, PadTo
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,12 @@ class ModelConfig:
     job_queue_size: int
     batch_size: int
     max_batch_delay: int
+    batching: Literal["fixed", "adaptive"]
+    latency_target_ms: float | None
+    max_batch_elements: int | None
+    pad_to: PadTo | None
+    pad_values: Mapping[str, float]
+    pad_mask: str | None
     max_idle_time: int
     minWorkers: int
     maxWorkers: int | None
@@ -58,6 +64,9 @@ class ModelConfig:
     required_memory_mb: int
     reserved_memory_mb: int
     retry_threshold: int
+    load_on_demand: bool
+    quarantine_time: float
+    request_timeout: float | None
     log_request_metric: bool
     metrics_aggregation: int
     slots_per_group: int
@@ -102,6 +111,8 @@ class ServerConfig:
     max_batch_delay: int
     reserved_memory_mb: int
     retry_threshold: int
+    load_on_demand: bool
+    cpu_threads: int | None
     predict_timeout: float
     model_loading_timeout: float
     max_request_size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from frame.config.keys import MODEL_KEYS
@@ -58,4 +59,6 @@ def _text(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ";".join(value)
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={_text(item)}" for name, item in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
