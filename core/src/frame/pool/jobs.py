@@ -109,6 +109,7 @@ class Job:
         hint: what the batcher knows of it.
         deaths: groups that died with this job inside; more than 0: it runs alone.
         deadline: no longer than this in the queue and in workers together.
+        limited_by: the setting or header that the deadline comes from.
         group_key, batch: where it runs now; 0 while it waits.
         batch_size, inference: of the batch that answered it: requests, and seconds in the model.
     """
@@ -122,6 +123,7 @@ class Job:
     arrived: float
     deadline: float
     answer: asyncio.Future[Answer]
+    limited_by: str = "option.predict_timeout"
     hint: BatchHint = NO_HINT
     size_bytes: int = 0
     deaths: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from time import monotonic
 from typing import Literal
 
@@ -21,6 +22,8 @@ from frame.pool.supervisor import Clock, MakeGroup, Prepare, Supervisor
 from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
+_CHECK_INTERVAL = 0.05
+"""Seconds between two looks at the deadlines: each one goes over all jobs."""
 
 
 class ModelPool:
@@ -52,6 +55,8 @@ class ModelPool:
         self._may_dispatch = False
         self._due_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_check = math.inf
+        self._no_check_before = 0.0
         self._idle: asyncio.Future[None] | None = None
 
     @property
@@ -90,8 +95,7 @@ class ModelPool:
         self._waiting.add(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
         if self._may_dispatch:
             self._ask_pump()
-        if self._deadline_timer is None:
-            self._deadline_timer = self._loop.call_at(job.deadline, self._check_deadlines)
+        self._check_deadlines_at(job.deadline)
 
     def check_ready(self) -> None:
         """Raise `ModelNotReadyError` unless requests are taken."""
@@ -142,40 +146,60 @@ class ModelPool:
             self._due_timer = self._loop.call_at(due, self._ask_pump)
 
     def _send(self, order: Order[WorkerGroup, Job], now: float) -> None:
-        self.metrics.batch_size.observe(len(order.jobs))
-        batch = order.runner.send(order.jobs, is_suspect=order.is_suspect)
+        jobs = [job for job in order.jobs if job.deadline > now]
+        if len(jobs) < len(order.jobs):
+            for job in order.jobs:
+                if job.deadline <= now:
+                    self._time_out(job)
+            if not jobs:
+                return
+        self.metrics.batch_size.observe(len(jobs))
+        batch = order.runner.send(jobs, is_suspect=order.is_suspect)
         if not order.is_ahead:
             self._start(order.runner, batch, now)
 
     def _start(self, group: WorkerGroup, batch: Batch, now: float) -> None:
         group.start(batch, now)
+        self._check_deadlines_at(batch.deadline)
         for job in batch.jobs.values():
             self.metrics.queue_wait.observe(now - job.arrived)
 
     # --- deadlines ----------------------------------------------------------------------------
 
+    def _check_deadlines_at(self, deadline: float) -> None:
+        """Look at the deadlines when this one is over, or earlier."""
+        at = max(deadline, self._no_check_before)
+        if at < self._deadline_check:
+            if self._deadline_timer is not None:
+                self._deadline_timer.cancel()
+            self._deadline_check = at
+            self._deadline_timer = self._loop.call_at(at, self._check_deadlines)
+
     def _check_deadlines(self) -> None:
         """Answer jobs whose time is over, end groups whose batch hangs; look again at the next deadline."""
         now = self._clock()
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
+        self._no_check_before = now + _CHECK_INTERVAL
         for job in list(self._jobs.values()):
-            if job.deadline > now or job.stream is not None:
-                continue
-            limit = f"{self.plan.group.predict_timeout:g} s (option.predict_timeout)"
-            where = "in a worker" if job.group_key else "in the queue"
-            message = f"no answer within {limit}; it was {where}"
-            self.finish(job, Answer(status=503, type_name="PredictTimeoutError", message=message))
-            self._drop(job)
+            if job.deadline <= now and job.stream is None:
+                self._time_out(job)
+                self._drop(job)
         for group in self.groups.values():
             group.end_if_hung(now)
         deadlines = [job.deadline for job in self._jobs.values() if job.stream is None]
         batches = (batch for group in self.groups.values() for batch in group.batches.values())
         deadlines += [batch.deadline for batch in batches if batch.has_started]
-        self._deadline_timer = None
+        self._deadline_check = math.inf
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
         if deadlines:
-            at = max(min(deadlines), now + 0.05)
-            self._deadline_timer = self._loop.call_at(at, self._check_deadlines)
+            self._check_deadlines_at(min(deadlines))
+
+    def _time_out(self, job: Job) -> None:
+        """Answer a job whose time is over."""
+        where = "in a worker" if job.group_key else "in the queue"
+        message = f"no answer within {job.deadline - job.arrived:g} s ({job.limited_by}); it was {where}"
+        self.finish(job, Answer(status=503, type_name="PredictTimeoutError", message=message))
 
     def give_up(self, job: Job) -> None:
         """Treat the batch of a stream that stalled as a hang: its worker is replaced."""
