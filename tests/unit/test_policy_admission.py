@@ -1,0 +1,51 @@
+"""Who may join a queue, and which batches are to blame for a group's end."""
+
+from __future__ import annotations
+
+import pytest
+from frame.policy.admission import ModelStatus, Refused, why_refused
+from frame.policy.blame import is_blamed
+
+
+def ask(
+    status: ModelStatus = "READY", *, is_closing: bool = False, can_wait: bool = False, waiting: int = 0
+) -> Refused | None:
+    return why_refused(
+        status=status, is_closing=is_closing, can_wait=can_wait, waiting=waiting, queue_size=10
+    )
+
+
+def test_a_ready_model_takes_requests_until_its_queue_is_full() -> None:
+    assert ask(waiting=9) is None
+    assert ask(waiting=10) == Refused("full")
+
+
+def test_a_model_that_ends_takes_none() -> None:
+    assert ask(is_closing=True) == Refused("closing")
+
+
+@pytest.mark.parametrize("status", ["PENDING", "FAILED"])
+def test_a_model_that_is_not_ready_takes_none(status: ModelStatus) -> None:
+    assert ask(status) == Refused("not ready")
+
+
+def test_requests_wait_for_the_first_start_where_they_cause_it() -> None:
+    assert ask("PENDING", can_wait=True) is None
+    assert ask("FAILED", can_wait=True) == Refused("not ready")
+
+
+def test_what_ran_is_blamed_for_a_death() -> None:
+    assert is_blamed("died", has_started=True, is_hung=False, any_hung=False)
+
+
+def test_what_waited_for_its_slot_is_not_blamed() -> None:
+    assert not is_blamed("died", has_started=False, is_hung=False, any_hung=False)
+
+
+def test_an_end_that_was_asked_for_is_nobodys_fault() -> None:
+    assert not is_blamed("drained", has_started=True, is_hung=False, any_hung=False)
+
+
+def test_a_hang_is_the_fault_of_the_batch_that_hung_alone() -> None:
+    assert is_blamed("hung", has_started=True, is_hung=True, any_hung=True)
+    assert not is_blamed("hung", has_started=True, is_hung=False, any_hung=True)
