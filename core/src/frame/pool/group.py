@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from frame.contract.signatures import Signature
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
+from frame.policy.records import BatchRecord
 from frame.pool.channel import Channel
 from frame.pool.heads import decode_head, encode, job_head, load_head, specs_of
 from frame.pool.jobs import Job
@@ -76,12 +77,16 @@ class Batch:
     Attributes:
         deadline: when it counts as hung; infinite while it waits in the worker behind another batch.
         is_suspect: its only job was in a group that died.
+        started: when a slot had it.
+        record: what is remembered of it.
     """
 
     id: int
     jobs: dict[int, Job]
     deadline: float = math.inf
     is_suspect: bool = False
+    started: float = 0.0
+    record: BatchRecord | None = None
 
     @property
     def has_started(self) -> bool:
@@ -182,7 +187,7 @@ class WorkerGroup:
 
     def start(self, batch: Batch, now: float) -> None:
         """Count the batch's time from now: a slot runs it."""
-        batch.deadline = now + self.settings.predict_timeout
+        batch.started, batch.deadline = now, now + self.settings.predict_timeout
         for job in batch.jobs.values():
             job.dispatched = now
 
