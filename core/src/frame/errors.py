@@ -8,6 +8,8 @@ class FrameError(Exception):
 
     status = 500
     exit_code = 1
+    retry_after: float | None = None
+    """Seconds after which the same request may succeed; None when that is not known."""
 
     @property
     def type_name(self) -> str:
@@ -94,8 +96,18 @@ class WorkerDiedError(FrameError):
     status = 503
 
 
+class QuarantinedError(FrameError):
+    """The request ended two workers and is refused for `quarantine_time`: the model's author can fix it."""
+
+    status = 503
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class PredictTimeoutError(FrameError):
-    """No answer within `predict_timeout`: the operator or the model's author can fix it."""
+    """No answer within the request's time: its client, the operator or the model's author can fix it."""
 
     status = 503
 

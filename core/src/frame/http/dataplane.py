@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 
 from frame.contract.requests import RequestError
-from frame.errors import BadRequestError, CapacityError, FrameError
+from frame.errors import BadRequestError, FrameError
 from frame.http.answers import common_headers, request_id_from
 from frame.http.intake import ClientGoneError, Intake
 from frame.http.invocation import Adapter, Headers, Invocation
 from frame.http.routes import Found
 from frame.http.servers import Receive, Scope, Send
 from frame.http.settings import DataPlaneSettings
+from frame.http.time_limits import asked_seconds, time_limit
 from frame.http.watch import ClientWatch
 from frame.pool.jobs import Answer, Job, JobStream, StreamStalledError
 from frame.pool.manager import WorkloadManager
 from frame.pool.metrics import outcome_of
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
+from frame.pool.quarantine import check_quarantine
 from frame.worker.codecs.multipart import is_form, split_form
 
 _log = logging.getLogger(__name__)
@@ -100,6 +104,7 @@ class DataPlane:
             if invocation.model is not None:
                 pool = self._manager.find(invocation.model, invocation.version)
                 pool.check_ready()
+            head = self._head(invocation, codec, request_id)
             payload = await self._intake.read(invocation.properties, receive)
             found_pool = pool or self._find_after(invocation, payload)
         except ClientGoneError:
@@ -111,12 +116,8 @@ class DataPlane:
             return
         size_bytes = payload.size_bytes
         try:
-            await self._run(
-                _Exchange(receive, send),
-                adapter,
-                found_pool,
-                self._job(invocation, payload, codec, request_id, found_pool),
-            )
+            job = self._job(head, invocation, payload, found_pool)
+            await self._run(_Exchange(receive, send), adapter, found_pool, job)
         finally:
             self._intake.release(payload, size_bytes)
 
@@ -133,21 +134,29 @@ class DataPlane:
             self._intake.release(payload, payload.size_bytes)
             raise
 
-    def _job(
-        self, invocation: Invocation, payload: Payload, codec: str, request_id: str, pool: ModelPool
-    ) -> Job:
+    def _head(self, invocation: Invocation, codec: str, request_id: str) -> _Head:
+        return _Head(
+            request_id=request_id,
+            codec="" if codec == self._settings.default_codec else codec,
+            priority=_priority(invocation.properties),
+            asked_seconds=asked_seconds(invocation.properties),
+        )
+
+    def _job(self, head: _Head, invocation: Invocation, payload: Payload, pool: ModelPool) -> Job:
+        limit = time_limit(head.asked_seconds, pool.plan.config)
         now = time.monotonic()
         parts = [(key, Payload(value)) for key, value in invocation.parts]
         parts.append(("data", payload))
         return Job(
             id=next(self._ids),
-            request_id=request_id,
+            request_id=head.request_id,
             properties=invocation.properties,
             parts=parts,
-            codec="" if codec == self._settings.default_codec else codec,
-            priority=0,
+            codec=head.codec,
+            priority=head.priority,
             arrived=now,
-            deadline=now + pool.plan.group.predict_timeout,
+            deadline=now + limit.seconds,
+            limited_by=limit.source,
             answer=self._loop.create_future(),
             size_bytes=payload.size_bytes,
         )
@@ -156,8 +165,12 @@ class DataPlane:
 
     async def _run(self, exchange: _Exchange, adapter: Adapter, pool: ModelPool, job: Job) -> None:
         try:
-            job.priority = _priority(job.properties)
+            if pool.quarantine:
+                await check_quarantine(pool.quarantine, job, time.monotonic)
             pool.submit(job)
+        except asyncio.CancelledError:
+            job.close()
+            raise
         except FrameError as error:
             job.close()
             pool.metrics.count_request(outcome_of(error.status), 0.0)
@@ -224,14 +237,22 @@ class DataPlane:
         status = self._settings.status_of(error.type_name, error.status)
         own, body = adapter.error(status, error.type_name, str(error))
         headers = [*common_headers(request_id), *own, (b"content-length", str(len(body)).encode())]
-        if isinstance(error, CapacityError):
-            headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
-        elif status == 503:  # noqa: PLR2004
-            headers.append((b"retry-after", b"1"))
+        if error.retry_after is not None or status == 503:  # noqa: PLR2004
+            headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after or 1.0))).encode()))
         if status in {408, 413}:  # the rest of the body is not read
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """What is known of a request before its body is read."""
+
+    request_id: str
+    codec: str
+    priority: int
+    asked_seconds: float | None
 
 
 class _Exchange:

@@ -10,6 +10,7 @@ _CONFIGURABLE = {
     "BadRequestError": "bad_request_http_code",
     "ModelNotReadyError": "wlm_error_http_code",
     "WorkerDiedError": "wlm_error_http_code",
+    "QuarantinedError": "wlm_error_http_code",
     "PredictTimeoutError": "wlm_error_http_code",
     "CapacityError": "throttle_error_http_code",
 }

@@ -10,13 +10,15 @@ from typing import Literal
 
 from frame.errors import CapacityError, ModelNotReadyError
 from frame.policy.dispatch import Dispatcher, Order
-from frame.policy.recovery import Interrupted, why_not_again
+from frame.policy.quarantine import Quarantine
+from frame.policy.recovery import POISONOUS_DEATHS, Interrupted, why_not_again
 from frame.policy.wording import without_places
 from frame.pool.answers import take_answers
 from frame.pool.group import Batch, GroupEnd, WorkerGroup
 from frame.pool.jobs import Answer, Job
 from frame.pool.metrics import ModelMetrics, outcome_of
 from frame.pool.plan import ModelPlan
+from frame.pool.quarantine import hold
 from frame.pool.request_log import RequestLog
 from frame.pool.supervisor import Clock, MakeGroup, Prepare, Supervisor
 from frame.wire.frames import Frame
@@ -44,6 +46,7 @@ class ModelPool:
         self.reason: str | None = None
         self.settled = asyncio.Event()
         """Set once the first start has succeeded or failed."""
+        self.quarantine = Quarantine(plan.config.quarantine_time)
         self._clock = clock
         self._supervisor = Supervisor(plan, self, prepare=prepare, make_group=make_group, clock=clock)
         self._request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
@@ -312,6 +315,8 @@ class ModelPool:
                 job.stream.end(f"the worker ended: {end.cause}")
                 self.end_stream(job, is_broken=True)
             else:
+                if job.deaths >= POISONOUS_DEATHS:
+                    hold(self.quarantine, job, self.plan.name, self._clock)
                 message = reason or f"Model is not ready: {self.plan.name}: {end.cause}"
                 self.finish(job, Answer(status=503, type_name="WorkerDiedError", message=message))
 
