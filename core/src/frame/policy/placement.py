@@ -141,12 +141,13 @@ def _make_room(
         return Refuse(why)
     leaving = [model for model in holders if model.is_leaving]
     still_short = _less(short, [model.measured_mb for model in leaving])
-    victims = _victims(holders, still_short)
-    if victims:
+    idle = [model for model in holders if model.may_unload and not model.leases and not model.is_leaving]
+    if victims := _victims(idle, still_short):
         return Unload(tuple(model.key for model in victims), why)
     if leaving:
         return WaitForStarts(f"{why}; being unloaded: {', '.join(model.key for model in leaving)}")
-    if not _less(short, [item.expected_mb for item in check.in_flight]):
+    gains = [*(item.expected_mb for item in check.in_flight), *(model.measured_mb for model in idle)]
+    if check.in_flight and not _less(short, gains):
         return WaitForStarts(f"{why}; it may be enough when those have settled")
     in_use = sum(model.may_unload and model.leases > 0 for model in holders)
     return Refuse(f"{why}; models in use that could be unloaded otherwise: {in_use}" if in_use else why)
@@ -248,13 +249,11 @@ def _less(short: Mapping[str, int], gains: Sequence[Mapping[str, int]]) -> dict[
     return {place: missing for place, missing in left.items() if missing > 0}
 
 
-def _victims(models: Iterable[Loaded], short: Mapping[str, int]) -> list[Loaded]:
-    """Return the idle models to unload, least recently used first; none if all are too few."""
-    idle = [model for model in models if model.may_unload and not model.leases and not model.is_leaving]
-    idle.sort(key=lambda model: (model.last_used, model.key))
+def _victims(idle: Iterable[Loaded], short: Mapping[str, int]) -> list[Loaded]:
+    """Return which of them to unload, least recently used first; none if all are too few."""
     chosen: list[Loaded] = []
     left = dict(short)
-    for model in idle:
+    for model in sorted(idle, key=lambda item: (item.last_used, item.key)):
         if _holds_any(model, left):
             chosen.append(model)
             left = _less(left, [model.measured_mb])

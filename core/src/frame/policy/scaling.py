@@ -173,7 +173,8 @@ class ScalingPolicy:
     def _for_backlog(self, load: ModelLoad, have: int, backlog: int, now: float) -> list[ScaleTo]:
         """Return what each rule makes of requests that wait and that no idle worker takes."""
         start, batch = load.start_seconds or 0.0, load.batch_seconds
-        stood = 0.0 if self._standing_since is None else now - self._standing_since
+        since = now if self._standing_since is None else self._standing_since
+        has_stood = now >= since + _patience(load)  # as `_standing_due` is worked out, rounding included
         for_all = ceil(backlog / (BACKLOG_BATCHES * load.batch_size))
         choices: list[ScaleTo] = []
         if have == 0:
@@ -188,14 +189,14 @@ class ScalingPolicy:
                 f"{load.batch_size} for {have} workers; a start takes {start:.3g} s"
             )
             choices.append(ScaleTo(needed, reason))
-        elif stood >= start:
+        elif has_stood:
             choices.append(
                 ScaleTo(for_all, f"{backlog} requests wait for a worker, more than {have} take soon")
             )
-        if batch is not None and have and stood >= _patience(load):
+        if batch is not None and have and has_stood:
             # Those that are there just keep up with what arrives: the backlog needs workers of its own.
             reason = (
-                f"{backlog} requests wait, and for {stood:.3g} s all {load.workers} workers have been busy"
+                f"{backlog} requests wait; all {load.workers} workers have been busy for {now - since:.3g} s"
             )
             choices.append(ScaleTo(have + min(have, for_all), reason))
         return choices
