@@ -82,8 +82,8 @@ class _Queued(Generic[JobT]):
 class _Line(Generic[JobT]):
     """The jobs of one hint key.
 
-    The rank of a job that leaves out of turn stays in the heap until it comes to the front, or until such ranks
-    are most of it.
+    The rank of a job that leaves out of turn stays in the heap until it comes to the front, or until such
+    ranks are most of it.
     """
 
     __slots__ = ("_jobs", "_largest", "_oldest", "_ranks", "cost", "name")

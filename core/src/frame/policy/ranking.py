@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -29,12 +28,6 @@ class Ranking(Generic[ItemT, RankT]):
     def __init__(self) -> None:
         self._ranks: dict[ItemT, RankT] = {}
         self._heap: list[tuple[RankT, ItemT]] = []
-
-    def __len__(self) -> int:
-        return len(self._ranks)
-
-    def __iter__(self) -> Iterator[ItemT]:
-        return iter(self._ranks)
 
     def put(self, item: ItemT, rank: RankT) -> None:
         """Give an item its rank, new or other."""
