@@ -166,8 +166,9 @@ class ScalingPolicy:
             return None
         reason = wanted.reason
         if target < wanted.workers:
-            limit = "maxWorkers" if most == self._limits.maximum else "the CPU threads that are left"
-            reason = f"{reason}; {wanted.workers} wanted, {limit} allow {most}"
+            is_own = most == self._limits.maximum
+            limit = f"maxWorkers is {most}" if is_own else f"the CPU threads that are left allow {most}"
+            reason = f"{reason}; {wanted.workers} wanted, {limit}"
         return ScaleTo(target, reason)
 
     def _for_backlog(self, load: ModelLoad, have: int, backlog: int, now: float) -> list[ScaleTo]:
