@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-LIMITS = st.builds(BatchLimits, batch_size=st.integers(1, 3), max_delay=st.sampled_from([0.0, 1.0]))
+LIMITS = st.builds(BatchLimits, batch_size=st.sampled_from([2, 3, 1]), max_delay=st.sampled_from([1.0, 0.0]))
 DEADLY = 2  # deaths after which a job is not queued again
 
 
@@ -52,7 +52,10 @@ class Dispatching(RuleBasedStateMachine):
     """A dispatcher, its groups, and where each job is."""
 
     @initialize(
-        limits=LIMITS, capacity=st.sampled_from([0, 0, 2]), slots=st.integers(1, 2), count=st.integers(0, 3)
+        limits=LIMITS,
+        capacity=st.sampled_from([0, 0, 0, 2]),
+        slots=st.sampled_from([1, 1, 2]),
+        count=st.sampled_from([1, 2, 3, 0]),
     )
     def begin(self, limits: BatchLimits, capacity: int, slots: int, count: int) -> None:
         self.clock = FakeClock(50.0)
@@ -113,8 +116,14 @@ class Dispatching(RuleBasedStateMachine):
 
     # --- what happens ---------------------------------------------------------------------------
 
-    @rule(priority=st.sampled_from([1, 3]), name=st.sampled_from([b"a", b"b"]))
-    def add(self, priority: int, name: bytes) -> None:
+    @rule(
+        priority=st.sampled_from([3, 1]), name=st.sampled_from([b"a", b"b"]), count=st.sampled_from([1, 2, 4])
+    )
+    def add(self, priority: int, name: bytes, count: int) -> None:
+        for _ in range(count):
+            self.add_one(priority, name)
+
+    def add_one(self, priority: int, name: bytes) -> None:
         self.came += 1
         self.pump()
         matters = self.dispatcher.waits_for_jobs(self.runners)
@@ -145,10 +154,16 @@ class Dispatching(RuleBasedStateMachine):
         runner.batches.pop(data.draw(st.integers(0, running - 1)))
         self.pump()
 
-    @precondition(lambda self: self.runners)
+    @rule()
+    def end_a_batch_of_each_group(self) -> None:
+        for runner in self.runners:
+            del runner.batches[:1]
+        self.pump()
+
+    @precondition(lambda self: any(runner.batches for runner in self.runners))
     @rule(data=st.data(), is_blamed=st.sampled_from([True, True, False]))
     def end_a_group(self, data: st.DataObject, is_blamed: bool) -> None:
-        runner = data.draw(st.sampled_from(self.runners))
+        runner = data.draw(st.sampled_from([runner for runner in self.runners if runner.batches]))
         self.runners.remove(runner)
         for order in reversed(runner.batches):
             for job in reversed(order.jobs):
@@ -165,7 +180,7 @@ class Dispatching(RuleBasedStateMachine):
         else:
             self.dispatcher.put_back(job.key, job, job.arrived, priority=job.priority, hint=job.hint)
 
-    @precondition(lambda self: self.runners)
+    @precondition(lambda self: len(self.runners) > 2)
     @rule(data=st.data())
     def drain_a_group(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from(self.runners)).takes_work = False
@@ -184,6 +199,7 @@ class Dispatching(RuleBasedStateMachine):
         assert self.dispatcher.limits == limits
         self.pump()
 
+    @precondition(lambda self: self.came > 20)
     @rule()
     def close(self) -> None:
         self.dispatcher.close()
@@ -234,7 +250,7 @@ class Dispatching(RuleBasedStateMachine):
 
 
 TestDispatching = Dispatching.TestCase
-TestDispatching.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestDispatching.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
 def test_a_shape_that_fills_its_batches_does_not_starve_another_one_on_a_single_worker():
