@@ -19,6 +19,7 @@ from frame.wire.messages import (
     LoadFailedHead,
     LoadHead,
     RunHead,
+    SlotsReadyHead,
     SpecHead,
     StageHead,
     run_from_json,
@@ -45,11 +46,14 @@ FROM_WORKER = st.one_of(
     st.builds(
         LoadedHead,
         slots=COUNT,
+        concurrency=COUNT,
         capacity=COUNT,
+        rss_bytes=COUNT,
         inputs=SPECS,
         outputs=SPECS,
         seconds=st.dictionaries(TEXT, SECONDS, max_size=2),
     ),
+    st.builds(SlotsReadyHead, change=COUNT, slots=COUNT, wanted=COUNT, error=TEXT),
     st.builds(LoadFailedHead, stage=TEXT, status=COUNT, message=TEXT),
     ANSWERS,
     st.builds(
@@ -82,7 +86,7 @@ def test_what_a_worker_shall_load_is_read_as_written(properties, devices, shares
     head = LoadHead(
         engine_target="a:B", options_target="c:D", name="m", version=None, path="/m", model_file=None,
         properties=properties, batch_size=1, devices=devices, rank=0, world_size=1, threads=1, slots=1,
-        shares_model=shares_model,
+        max_slots=4, shares_model=shares_model,
     )  # fmt: skip
     assert LoadHead(**json.loads(msgspec.json.encode(head))) == head
 
@@ -93,5 +97,5 @@ def test_only_messages_become_json():
 
 
 def test_kinds_say_which_way_they_go():
-    to_worker = {Kind.LOAD, Kind.RUN, Kind.CREDIT, Kind.CANCEL, Kind.DRAIN}
+    to_worker = {Kind.LOAD, Kind.RUN, Kind.CREDIT, Kind.CANCEL, Kind.DRAIN, Kind.SLOTS, Kind.PING}
     assert {kind for kind in Kind if kind < 16} == to_worker

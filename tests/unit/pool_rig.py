@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
-from frame.pool.group import GroupEnd, GroupListener, Placement, WorkerGroup
+from frame.pool.deaths import GroupEnd
+from frame.pool.group import GroupListener, Placement, WorkerGroup
 from frame.pool.jobs import Answer, Job
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
@@ -26,6 +27,7 @@ from frame.wire.messages import (
     EndHead,
     Kind,
     LoadedHead,
+    SlotsReadyHead,
     to_json,
 )
 
@@ -101,6 +103,8 @@ class FakeGroup(WorkerGroup):
         runs: unfinished jobs of each unfinished batch, in the order in which the worker got them.
         credits: chunks that each job's stream may still send.
         bodies: what the worker was sent for each job.
+        resizes: the changes of slots that the worker was asked for, by number.
+        is_stopped: its process does not answer pings.
     """
 
     def __init__(self, settings: GroupSettings, placement: Placement, listener: GroupListener) -> None:
@@ -112,6 +116,8 @@ class FakeGroup(WorkerGroup):
         self.cancelled: set[int] = set()
         self.streaming: set[int] = set()
         self.bodies: dict[int, bytes] = {}
+        self.resizes: dict[int, int] = {}
+        self.is_stopped = False
         self.on_run: Callable[[FakeGroup, list[int]], None] = lambda group, jobs: None
 
     async def run(self) -> GroupEnd:
@@ -120,12 +126,25 @@ class FakeGroup(WorkerGroup):
             return await self._ended
         finally:
             self.state = next_state(self.state, GroupEvent.ENDED)
+            self._heartbeat.stop()
             self._channel.close()
 
     # --- what the test makes the worker do ----------------------------------------------------
 
-    def load(self, *, slots: int | None = None, capacity: int = 0) -> None:
-        self._take_loaded(LoadedHead(slots=slots or self.requested_slots, capacity=capacity))
+    def load(self, *, slots: int | None = None, capacity: int = 0, concurrency: int = 0) -> None:
+        """Let the model load; its copy allows `concurrency` slots, by default those that it has."""
+        slots = slots or self.requested_slots
+        self._take_loaded(LoadedHead(slots=slots, concurrency=max(slots, concurrency), capacity=capacity))
+
+    def report_slots(self, slots: int, *, wanted: int | None = None, error: str = "") -> None:
+        """Let the worker say how many slots it has after the last change that it was asked for."""
+        change = max(self.resizes, default=0)
+        wanted = self.resizes.get(change, slots) if wanted is None else wanted
+        self._tell(Kind.SLOTS_READY, SlotsReadyHead(change=change, slots=slots, wanted=wanted, error=error))
+
+    def pong(self) -> None:
+        """Let the worker answer a ping."""
+        self._tell(Kind.PONG, {})
 
     def disconnect(self) -> None:
         """Let the worker die: its socket closes; the process is still to be reaped."""
@@ -218,6 +237,10 @@ class FakeGroup(WorkerGroup):
         elif kind is Kind.CANCEL:
             self.cancelled.update(head["jobs"])
             assert head["jobs"]
+        elif kind is Kind.PING and not self.is_stopped:
+            self.pong()
+        elif kind is Kind.SLOTS:
+            self.resizes[head["change"]] = head["slots"]
 
     def pass_over_cancelled(self) -> None:
         """Do what a worker does with jobs that nobody waits for."""

@@ -99,7 +99,7 @@ def test_a_stream_that_stalls_costs_its_worker(start_pool):
     rig.pool.give_up(job)
     rig.loop.settle()
     assert rig.groups[0].was_killed
-    assert rig.groups[0].reap().kind == "hung"
+    assert rig.groups[0].reap().kind == "overdue"
 
 
 def test_the_channel_of_the_router_reports_its_end_once():

@@ -159,9 +159,9 @@ def test_a_batch_that_hangs_ends_its_worker_and_its_client_is_told(start_pool):
     assert "in a worker" in rig.answer_of(job).message
     rig.loop.advance(0.1)
     assert rig.groups[0].was_killed
-    assert rig.groups[0].reap().kind == "hung"
+    assert rig.groups[0].reap().kind == "overdue"
     rig.loop.settle()
-    assert rig.pool.metrics.restarts == {"hung": 1}
+    assert rig.pool.metrics.restarts == {"overdue": 1}
 
 
 def test_neighbours_of_a_hang_may_finish_first(start_pool):

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import math
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from frame.contract.signatures import Signature
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
-from frame.policy.records import BatchRecord
+from frame.pool.batches import Batch, late_batches, taken_batches
 from frame.pool.channel import Channel
+from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, OutOfMemoryKills, explain_exit, failed_start
 from frame.pool.heads import decode_head, encode, job_head, load_head, specs_of
+from frame.pool.heartbeat import Heartbeat
 from frame.pool.jobs import Job
 from frame.pool.logs import LogDrain
-from frame.pool.process import GroupProcess, describe_exit, start_process
+from frame.pool.process import GroupProcess, first_of, start_process
 from frame.pool.settings import GroupSettings
 from frame.wire.frames import Frame, frame_header
 from frame.wire.messages import (
@@ -32,6 +33,8 @@ from frame.wire.messages import (
     LoadedHead,
     LoadFailedHead,
     RunHead,
+    SlotsHead,
+    SlotsReadyHead,
     StageHead,
 )
 
@@ -41,70 +44,26 @@ _EXIT_GRACE = 5.0
 _LOG_GRACE = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupEnd:
-    """How a group ended.
-
-    Attributes:
-        cause: for operators: `killed by SIGKILL`, `load model: ValueError: …`, `drained`.
-        kind: `drained` was asked for; `load_failed` was reported by the worker and will not mend itself;
-            `died` and `hung` may not happen again.
-    """
-
-    kind: str
-    cause: str
-    has_answered: bool = False
-    status: int = 500
-
-
-_DRAINED = GroupEnd(kind="drained", cause="drained")
-
-
 class GroupListener(Protocol):
     """What a group tells its model; called on the loop's thread."""
 
     def group_loaded(self, group: WorkerGroup) -> None:
         """The group takes batches from now on."""
 
+    def group_resized(self, group: WorkerGroup) -> None:
+        """The group has other slots; batches that waited in its worker may have started."""
+
     def group_frame(self, group: WorkerGroup, frame: Frame, mapped: list[memoryview]) -> None:
         """An answer, a chunk or an end came."""
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Jobs that a group has; a job leaves when it is finished.
-
-    Attributes:
-        deadline: when it counts as hung; infinite while it waits in the worker behind another batch.
-        is_suspect: its only job was in a group that died.
-        started: when a slot had it.
-        record: what is remembered of it.
-    """
-
-    id: int
-    jobs: dict[int, Job]
-    deadline: float = math.inf
-    is_suspect: bool = False
-    started: float = 0.0
-    record: BatchRecord | None = None
-
-    @property
-    def has_started(self) -> bool:
-        """Whether a slot runs it; if not, it waits in the worker for the batch before it."""
-        return self.deadline < math.inf
-
-    @property
-    def waits_for_readers(self) -> bool:
-        """Whether all that is left are streams whose clients do not read; that is no hang of the model."""
-        return all(job.stream is not None and job.stream.waits_for_reader for job in self.jobs.values())
-
-
 @dataclass(slots=True, kw_only=True)
 class Placement:
-    """What a new group is asked to be."""
+    """What a new group is asked to be: slots now, and the most that it may ever get."""
 
     key: int
     slots: int
+    max_slots: int
     log_prefix: str
 
 
@@ -120,8 +79,11 @@ class WorkerGroup:
         self.settings = settings
         self.key = placement.key
         self.requested_slots = placement.slots
+        self.max_slots = placement.max_slots
         self.slots = 0
+        self.concurrency = 0
         self.capacity = 0
+        self.rss_bytes = 0
         self.signature: Signature | None = None
         self.state = GroupState.STARTING
         self.started = datetime.now(UTC)  # same spelling as in the worker half
@@ -139,6 +101,10 @@ class WorkerGroup:
         self._report: asyncio.Future[LoadedHead | LoadFailedHead] = loop.create_future()
         self._closed: asyncio.Future[None] = loop.create_future()
         self._drain_asked: asyncio.Future[None] = loop.create_future()
+        self._closed_because = ""
+        self._kills = OutOfMemoryKills()
+        self._heartbeat = Heartbeat(lambda: self._send(Kind.PING, {}), self._end_if_idle)
+        self._change = self._threads = 0
         self._next_batch = 1
         self.hung_batches: set[int] = set()
         self._verdict: GroupEnd | None = None
@@ -214,38 +180,65 @@ class WorkerGroup:
 
     @property
     def plan_slots(self) -> int:
-        """Workers that this group is, or was asked to be; a `SequenceModel` is one worker."""
-        return self.slots or self.requested_slots
+        """Workers that this group was asked to be, as far as its copy allows; a `SequenceModel` is one."""
+        return self.requested_slots
+
+    def resize(self, slots: int) -> None:
+        """Ask for so many slots, 1 to `concurrency`: more count once they are warm, fewer at once."""
+        slots = max(1, min(slots, self.concurrency))
+        if self.state is not GroupState.READY or slots == self.requested_slots:
+            return
+        self.requested_slots = slots
+        self.slots = min(self.slots, slots)
+        self._change += 1
+        self._send(Kind.SLOTS, SlotsHead(self._change, slots))
+
+    @property
+    def taken(self) -> list[Batch]:
+        """Batches that were sent to wait, and that a thread of the worker runs all the same."""
+        return taken_batches(self.batches, self._threads)
 
     def end_if_hung(self, now: float) -> None:
         """End the group when a batch has run for too long; other slots' batches may finish first."""
-        for batch in self.batches.values():
-            if batch.deadline <= now and batch.waits_for_readers:
-                batch.deadline = now + self.settings.predict_timeout
-        hung = [batch.id for batch in self.batches.values() if batch.deadline <= now]
-        if not hung:
+        late = late_batches(self.batches, now, self.settings.predict_timeout) - self.hung_batches
+        if not late:
             return
-        self.hung_batches.update(hung)
+        is_first = not self.hung_batches
+        self.hung_batches |= late
         self.state = next_state(self.state, GroupEvent.DRAIN)
+        if is_first:
+            self._loop.call_later(self.settings.drain_timeout, self._kill_hung)
+            self._heartbeat.ask(self._kill_when_rest_is_done)
         self._kill_when_rest_is_done()
-        if self.state is not GroupState.ENDED:
-            asyncio.get_running_loop().call_later(self.settings.drain_timeout, self.kill, "hung", self._hang)
 
-    @property
-    def _hang(self) -> str:
-        return f"a batch ran longer than {self.settings.predict_timeout:g} s"
+    def _kill_hung(self) -> None:
+        if self.state is GroupState.ENDED:
+            return
+        cause = f"a batch ran longer than {self.settings.predict_timeout:g} s"
+        if silence := self._heartbeat.silence:
+            self.kill("hung", f"{cause}; no heartbeat for {silence:.0f} s")
+        else:
+            self.kill("overdue", f"{cause}; the process answers")
+
+    def _end_if_idle(self) -> None:
+        """End a silent process: one that fell silent over a batch has that batch's time."""
+        since = self._heartbeat.silent_since or 0.0
+        if all(batch.started > since for batch in self.batches.values() if batch.has_started):
+            self.kill("hung", f"no heartbeat for {self._heartbeat.silence:.0f} s")
 
     def batch_ended(self, batch: Batch) -> Batch | None:
         """A batch is done; return the one that waited for its slot. The last beside a hung one ends all."""
         self.batches.pop(batch.id, None)
         self.has_answered = True
+        self._heartbeat.beat()
         if self.hung_batches:
             self._kill_when_rest_is_done()
         return next((item for item in self.batches.values() if not item.has_started), None)
 
     def _kill_when_rest_is_done(self) -> None:
-        if {batch.id for batch in self.batches.values() if batch.has_started} <= self.hung_batches:
-            self.kill("hung", self._hang)
+        running = {batch.id for batch in self.batches.values() if batch.has_started}
+        if running <= self.hung_batches and not self._heartbeat.is_asking:
+            self._kill_hung()
 
     def drain(self) -> None:
         """Let the group finish what it runs, then end it."""
@@ -253,8 +246,9 @@ class WorkerGroup:
         if not self._drain_asked.done():
             self._drain_asked.set_result(None)
 
-    def kill(self, kind: str, cause: str) -> None:
+    def kill(self, kind: EndKind, cause: str) -> None:
         """End the group now; `kind` and `cause` explain it."""
+        self._heartbeat.stop()
         if self._verdict is None:
             self._verdict = GroupEnd(kind=kind, cause=cause, has_answered=self.has_answered)
         self.state = next_state(self.state, GroupEvent.ENDED)
@@ -274,16 +268,17 @@ class WorkerGroup:
                 end = await self._live(tasks, process, exited)
                 if end is not None:
                     process.kill()
-                status = await process.end(_EXIT_GRACE)
+                ended = await process.end(_EXIT_GRACE)
                 process.kill_children()
                 await asyncio.wait((logs,), timeout=_LOG_GRACE)
                 logs.cancel()  # a child of the worker may still hold its output open
-            return end or self._judge(status)
+            return end or self._judge(ended)
         except Exception as error:  # noqa: BLE001  # fault line: around one worker group, its plugin included
             _log.warning("worker_start_failed model=%s group=%d", self.settings.name, self.key, exc_info=True)
-            return GroupEnd(kind="load_failed", cause=f"start: {_innermost(error)}")
+            return failed_start(error)
         finally:
             self.state = next_state(self.state, GroupEvent.ENDED)
+            self._heartbeat.stop()
             if self._channel is not None:
                 self._channel.close()
             if self._process is not None:
@@ -302,7 +297,7 @@ class WorkerGroup:
             return GroupEnd(kind="died", cause=f"start: no hello within {limit:g} s")
         if not accepted.done():
             accepted.cancel()
-            return _DRAINED if self._drain_asked.done() else None
+            return DRAINED if self._drain_asked.done() else None
         self._channel = Channel(accepted.result()[0], self._take_frame, self._take_closed)
         process.close_listener()
         limit = self.settings.load_timeout
@@ -310,7 +305,7 @@ class WorkerGroup:
             cause = f"{self.stage}: not finished within {limit:g} s (option.model_loading_timeout)"
             return GroupEnd(kind="load_failed", cause=cause)
         if not self._report.done():
-            return _DRAINED if self._drain_asked.done() else None
+            return DRAINED if self._drain_asked.done() else None
         report = self._report.result()
         if isinstance(report, LoadFailedHead):
             return GroupEnd(
@@ -321,11 +316,13 @@ class WorkerGroup:
         return None
 
     def _take_loaded(self, loaded: LoadedHead) -> None:
-        self.slots, self.capacity = loaded.slots, loaded.capacity
-        self.seconds = loaded.seconds
+        self.slots = self.requested_slots = self._threads = loaded.slots
+        self.concurrency, self.capacity = loaded.concurrency, loaded.capacity
+        self.seconds, self.rss_bytes = loaded.seconds, loaded.rss_bytes
         if loaded.inputs is not None and loaded.outputs is not None:
             self.signature = Signature(specs_of(loaded.inputs), specs_of(loaded.outputs))
         self.state = next_state(self.state, GroupEvent.LOADED)
+        self._heartbeat.begin()
         self._listener.group_loaded(self)
 
     async def _serve(self, exited: asyncio.Task[int]) -> None:
@@ -340,14 +337,15 @@ class WorkerGroup:
             if not await first_of(self.drain_within, *gone):
                 self.kill("drained", "drained; what ran was cut")
 
-    def _judge(self, status: int) -> GroupEnd:
+    def _judge(self, ended: Exit) -> GroupEnd:
         """Say how the group ended, from what was asked of it and how its process exited."""
         if self._verdict is not None:
             return self._verdict
         if self._drain_asked.done():
-            return GroupEnd(kind="drained", cause="drained", has_answered=self.has_answered)
+            return replace(DRAINED, has_answered=self.has_answered)
+        kind, cause = explain_exit(ended, self._closed_because, self._kills)
         stage = "" if self.slots else f"{self.stage}: "
-        return GroupEnd(kind="died", cause=stage + describe_exit(status), has_answered=self.has_answered)
+        return GroupEnd(kind=kind, cause=stage + cause, has_answered=self.has_answered)
 
     # --- messages -----------------------------------------------------------------------------
 
@@ -358,6 +356,8 @@ class WorkerGroup:
     def _take_closed(self, reason: str) -> None:
         _log.debug("worker_disconnected model=%s group=%d reason=%s", self.settings.name, self.key, reason)
         self.state = next_state(self.state, GroupEvent.ENDED)  # at once: nothing more may be sent here
+        self._closed_because = reason
+        self._heartbeat.stop()
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -365,13 +365,30 @@ class WorkerGroup:
         if frame.kind >= Kind.ANSWERS:
             self._listener.group_frame(self, frame, mapped)
             return
+        if frame.kind == Kind.PONG:
+            self._heartbeat.beat()
+            return
         head = decode_head(frame)
         if isinstance(head, HelloHead):
             self._take_hello(head)
+        elif isinstance(head, SlotsReadyHead):
+            self._take_slots(head)
         elif isinstance(head, StageHead):
             self.stage = head.stage
         elif isinstance(head, (LoadedHead, LoadFailedHead)) and not self._report.done():
             self._report.set_result(head)
+
+    def _take_slots(self, head: SlotsReadyHead) -> None:
+        """Count the slots that the worker has now, unless it does not know yet how many it should have."""
+        if head.change != self._change or self.state is not GroupState.READY:
+            return
+        if head.error:
+            facts = (self.settings.name, self.key, head.slots, head.error)
+            _log.warning("worker_slot_failed model=%s group=%d slots=%d cause=%s", *facts)
+            self.concurrency = self.requested_slots = head.wanted  # this copy does not get more
+        self._threads = head.slots
+        self.slots = min(head.slots, self.requested_slots)
+        self._listener.group_resized(self)
 
     def _take_hello(self, head: HelloHead) -> None:
         assert self._process is not None
@@ -380,17 +397,4 @@ class WorkerGroup:
             self._process.kill()
             return
         self.pid = head.pid
-        self._send(Kind.LOAD, load_head(self.settings, self.requested_slots))
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the first error inside a group of errors."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # asyncio.wait has it
-    """Wait until one of the futures is done; False when none is after `timeout` seconds."""
-    done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    return bool(done)
+        self._send(Kind.LOAD, load_head(self.settings, self.requested_slots, self.max_slots))

@@ -20,6 +20,7 @@ from frame.wire.messages import (
     LoadedHead,
     LoadFailedHead,
     LoadHead,
+    SlotsReadyHead,
     SpecHead,
     StageHead,
 )
@@ -32,6 +33,7 @@ _HEADS: dict[int, msgspec.json.Decoder[object]] = {
         Kind.STAGE: StageHead,
         Kind.LOADED: LoadedHead,
         Kind.LOAD_FAILED: LoadFailedHead,
+        Kind.SLOTS_READY: SlotsReadyHead,
         Kind.ANSWERS: AnswersHead,
         Kind.STREAM: AnswerHead,
         Kind.CHUNK: ChunkHead,
@@ -40,8 +42,8 @@ _HEADS: dict[int, msgspec.json.Decoder[object]] = {
 }
 
 
-def load_head(settings: GroupSettings, slots: int) -> LoadHead:
-    """Return what a worker of these settings must load."""
+def load_head(settings: GroupSettings, slots: int, max_slots: int) -> LoadHead:
+    """Return what a worker of these settings must load, with so many slots now and at most."""
     options = type(settings.options)
     return LoadHead(
         engine_target=settings.engine.target,
@@ -57,6 +59,7 @@ def load_head(settings: GroupSettings, slots: int) -> LoadHead:
         world_size=1,
         threads=settings.threads,
         slots=slots,
+        max_slots=max_slots,
         shares_model=settings.shares_model,
     )
 

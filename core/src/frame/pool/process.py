@@ -10,9 +10,11 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from frame.contract.engines import LaunchRequest
 from frame.pool.bundle import make_bundle
+from frame.pool.deaths import Exit
 from frame.pool.devices import cut_visible
 from frame.pool.environ import worker_environment
 from frame.pool.settings import GroupSettings
@@ -31,20 +33,19 @@ class GroupProcess:
     socket_path: Path
     token: str
 
-    async def end(self, grace: float) -> int:
-        """Wait `grace` seconds for the process to exit by itself, then TERM, then KILL.
-
-        Return its exit status.
-        """
+    async def end(self, grace: float) -> Exit:
+        """Wait `grace` seconds for the process to exit by itself, then TERM, then KILL."""
         self.close_listener()
+        was_forced = False
         for wait, number in ((grace, signal.SIGTERM), (min(2.0, grace), signal.SIGKILL)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    return await self.process.wait()
+                    return Exit(await self.process.wait(), was_forced)
+            was_forced = True
             with suppress(ProcessLookupError):
                 self.process.send_signal(number)
         async with asyncio.timeout(_KILL_WAIT):
-            return await self.process.wait()
+            return Exit(await self.process.wait(), was_forced)
 
     @property
     def output(self) -> asyncio.StreamReader:
@@ -116,11 +117,7 @@ async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
     return GroupProcess(process, listener, socket_path, token)
 
 
-def describe_exit(status: int) -> str:
-    """Say how a process ended, in words an operator searches for."""
-    if status >= 0:
-        return f"exit status {status}"
-    with suppress(ValueError):
-        name = signal.Signals(-status).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"killed by signal {-status}"
+async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # asyncio.wait has it
+    """Wait until one of the futures is done; False when none is after `timeout` seconds."""
+    done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)

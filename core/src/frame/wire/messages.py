@@ -17,21 +17,25 @@ INITIAL_CREDITS = 16
 
 
 class Kind(IntEnum):
-    """Kinds of messages. 1-15 go to the worker, 16-31 come from it."""
+    """Kinds of messages. 1-15 go to the worker, 16-31 come from it, from ANSWERS on about jobs."""
 
     LOAD = 1
     RUN = 2
     CREDIT = 3
     CANCEL = 4
     DRAIN = 5
+    SLOTS = 6
+    PING = 7
     HELLO = 16
     STAGE = 17
     LOADED = 18
     LOAD_FAILED = 19
-    ANSWERS = 20
-    STREAM = 21
-    CHUNK = 22
-    END = 23
+    SLOTS_READY = 20
+    PONG = 21
+    ANSWERS = 22
+    STREAM = 23
+    CHUNK = 24
+    END = 25
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,7 +43,7 @@ class LoadHead:
     """Everything a worker needs to import its engine and load its model.
 
     `properties` are all options and arguments as strings; `options_target` names the dataclass that types the
-    engine's own. `slots` is what the router would like to overlap.
+    engine's own. `slots` is how many batches the router would like to overlap now, `max_slots` the most ever.
     """
 
     engine_target: str
@@ -55,6 +59,7 @@ class LoadHead:
     world_size: int
     threads: int
     slots: int
+    max_slots: int
     shares_model: bool | None = None
 
 
@@ -92,6 +97,14 @@ class CancelHead:
     jobs: list[int]
 
 
+@dataclass(slots=True)
+class SlotsHead:
+    """Be so many slots; `change` numbers these messages, from 1."""
+
+    change: int
+    slots: int
+
+
 @dataclass(slots=True, kw_only=True)
 class HelloHead:
     """The first message of a worker."""
@@ -120,13 +133,34 @@ class SpecHead:
 
 @dataclass(slots=True, kw_only=True)
 class LoadedHead:
-    """The model is ready. `capacity` > 0 for a `SequenceModel`: jobs it runs at once."""
+    """The model is ready.
+
+    `concurrency` is the most slots that this copy allows. `capacity` > 0 for a `SequenceModel`: jobs it runs
+    at once. `rss_bytes` is the resident memory of the process, 0 when the system does not say.
+    """
 
     slots: int
+    concurrency: int = 1
     capacity: int = 0
+    rss_bytes: int = 0
     inputs: list[SpecHead] | None = None
     outputs: list[SpecHead] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotsReadyHead:
+    """A slot was started or left.
+
+    `slots` threads may run a batch now, those included that leave after the one they run; `wanted` will when
+    all is done. With `error` set one could not be started, and `wanted` is one less than was asked for.
+    `change` is the last one the worker knows.
+    """
+
+    change: int
+    slots: int
+    wanted: int
+    error: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -21,7 +21,8 @@ TAKE_OVER_SECONDS = 0.02
 class Inbox(Generic[WorkT]):
     """Work for slots, in the order in which it came.
 
-    Invariants: one thread reads at a time; work is given to one slot; while a slot waits, somebody reads.
+    Invariants: one thread reads at a time; work is given to one slot; while a slot waits, somebody reads; as
+        many slots leave as were let go and not kept, none with work in its hands.
     """
 
     def __init__(self, read: Callable[[float | None], list[WorkT | None]]) -> None:
@@ -34,10 +35,14 @@ class Inbox(Generic[WorkT]):
         self._work: deque[WorkT | None] = deque()
         self._is_read = False
         self._waiting = 0
+        self._leaving = 0
         self._busy_since = time.monotonic()
 
-    def get(self, timeout: float | None = None) -> WorkT | None:
+    def get(self, timeout: float | None = None, *, can_leave: bool = False) -> WorkT | None:
         """Return the next work, None for the end; blocks.
+
+        Args:
+            can_leave: the calling slot ends when there are too many.
 
         Raises:
             TimeoutError: nothing came for `timeout` seconds.
@@ -45,7 +50,12 @@ class Inbox(Generic[WorkT]):
         with self._changed:
             self._waiting += 1
             try:
-                self._changed.wait_for(lambda: self._work or not self._is_read, timeout)
+                self._changed.wait_for(
+                    lambda: self._work or not self._is_read or (can_leave and self._leaving), timeout
+                )
+                if can_leave and self._leaving:
+                    self._leaving -= 1
+                    return None
                 if self._work:
                     return self._work.popleft()
                 if self._is_read:
@@ -53,9 +63,22 @@ class Inbox(Generic[WorkT]):
                 self._is_read = True
             finally:
                 self._waiting -= 1
-        return self._read_one(timeout)
+        return self._read_one(timeout, can_leave=can_leave)
 
-    def _read_one(self, timeout: float | None) -> WorkT | None:
+    def let_go(self, count: int) -> None:
+        """Let so many slots leave as soon as they are idle. Any thread."""
+        with self._changed:
+            self._leaving += count
+            self._changed.notify_all()
+
+    def keep(self, count: int) -> int:
+        """Let up to `count` slots stay that were let go and have not left; return how many do. Any thread."""
+        with self._changed:
+            kept = min(count, self._leaving)
+            self._leaving -= kept
+        return kept
+
+    def _read_one(self, timeout: float | None, *, can_leave: bool) -> WorkT | None:
         """Read as the only reader until there is work; leave the place to the next slot."""
         deadline = None if timeout is None else time.monotonic() + timeout
         found: list[WorkT | None] = []
@@ -63,6 +86,8 @@ class Inbox(Generic[WorkT]):
             while not found:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 found = self._read(left)
+                if not found and can_leave and self._leaving and self.keep(1):
+                    return None
                 if not found and left is not None and time.monotonic() >= (deadline or 0.0):
                     raise TimeoutError
         finally:

@@ -9,17 +9,27 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel, TensorModel
 from frame.contract.options import option_keys, parse_options
 from frame.contract.requests import RequestError
 from frame.wire.frames import WireError
-from frame.wire.messages import Kind, LoadedHead, LoadFailedHead, LoadHead, SpecHead, StageHead, run_from_json
+from frame.wire.messages import (
+    Kind,
+    LoadedHead,
+    LoadFailedHead,
+    LoadHead,
+    SlotsReadyHead,
+    SpecHead,
+    StageHead,
+    run_from_json,
+)
 from frame.worker.answers import is_out_of_memory
 from frame.worker.channel import Channel, Message
+from frame.worker.crew import Crew, CrewTasks
 from frame.worker.inbox import Inbox
+from frame.worker.memory import resident_bytes
 from frame.worker.sequences import SequenceDriver
 from frame.worker.slots import Slot, Work, WorkQueue
 from frame.worker.streams import JobTable
@@ -37,7 +47,7 @@ class Session:
         self._inbox: WorkQueue = Inbox(self._read)
         self._load: LoadHead | None = None
         self._stage = "start"
-        self._slots = 1
+        self._crew: Crew | None = None
         self._seconds: dict[str, float] = {}
 
     def run(self) -> int:
@@ -96,8 +106,12 @@ class Session:
             self._jobs.cancel(head["jobs"])
         elif kind is Kind.LOAD:
             self._load = LoadHead(**head)
+        elif kind is Kind.PING:
+            self._channel.send(Kind.PONG, {})
+        elif self._crew is not None and kind is Kind.SLOTS:
+            self._crew.resize(**head)
         elif kind is Kind.DRAIN:
-            return [None] * self._slots
+            return [None] * (1 if self._crew is None else self._crew.most)
         return []
 
     # --- loading ------------------------------------------------------------------------------
@@ -121,7 +135,7 @@ class Session:
             rank=head.rank,
             world_size=head.world_size,
             threads=head.threads,
-            slots=head.slots if head.shares_model is not False else 1,
+            slots=1 if head.shares_model is False else head.max_slots,
         )
         engine: Engine = engine_type(context)
         sys.path.insert(
@@ -160,42 +174,45 @@ class Session:
     # --- serving ------------------------------------------------------------------------------
 
     def _serve(self, head: LoadHead, engine: Engine, model: Model) -> int:
-        shared = head.slots if head.shares_model else min(head.slots, model.concurrency)
-        self._slots = 1 if isinstance(model, SequenceModel) or head.shares_model is False else max(1, shared)
         self._enter_stage("warm-up")
         ends_on_error = head.world_size > 1
-        others = [
-            _SlotThread(self, engine, model, index, ends_on_error=ends_on_error)
-            for index in range(1, self._slots)
-        ]
+        tasks = CrewTasks(
+            drive=lambda: self._drive(model, ends_on_error=ends_on_error, can_leave=True),
+            report=self._report_slots,
+        )
+        self._crew = crew = Crew(engine, model, self._inbox, tasks, most=most_slots(head, model))
         try:
-            with slot_context(engine):
+            with engine.slot_context():
                 model.warm_up()
-                for thread in others:
-                    thread.start_warm()
-                self._report_loaded(model)
-                self.drive(model, ends_on_error=ends_on_error)
+                crew.start(min(head.slots, crew.most))
+                self._report_loaded(model, min(head.slots, crew.most), crew.most)
+                self._drive(model, ends_on_error=ends_on_error)
         except Exception as error:  # noqa: BLE001  # fault line: around a plugin's code
             if self._stage == "warm-up":
                 self._report_failure(error)
             else:
                 _log.exception("slot_failed")
             return 1
-        for thread in others:
-            thread.join(_JOIN_SECONDS)
+        crew.join(_JOIN_SECONDS)
         return 0
 
-    def drive(self, model: Model, *, ends_on_error: bool) -> None:
+    def _drive(self, model: Model, *, ends_on_error: bool, can_leave: bool = False) -> None:
         """Run batches, or the steps of a `SequenceModel`, in the calling thread until drained."""
         if isinstance(model, SequenceModel):
             SequenceDriver(model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error).run()
-        else:
-            Slot(model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error).run()
+            return
+        slot = Slot(
+            model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error, can_leave=can_leave
+        )
+        slot.run()
 
-    def _report_loaded(self, model: Model) -> None:
+    def _report_slots(self, head: SlotsReadyHead) -> None:
+        self._channel.send(Kind.SLOTS_READY, head)
+
+    def _report_loaded(self, model: Model, slots: int, most: int) -> None:
         self._seconds[self._stage] = round(time.monotonic() - self._seconds[self._stage], 4)
         self._stage = "ready"
-        loaded = LoadedHead(slots=self._slots, seconds=self._seconds)
+        loaded = LoadedHead(slots=slots, concurrency=most, rss_bytes=resident_bytes(), seconds=self._seconds)
         if isinstance(model, SequenceModel):
             loaded.capacity = model.capacity()
         if model.signature is not None:
@@ -209,51 +226,11 @@ class Session:
         self._channel.send(Kind.LOADED, loaded)
 
 
-class _SlotThread(threading.Thread):
-    """A further slot of the same model; warmed up before the model counts as loaded."""
-
-    def __init__(
-        self, session: Session, engine: Engine, model: Model, index: int, *, ends_on_error: bool
-    ) -> None:
-        super().__init__(name=f"frame-slot-{index}", daemon=True)
-        self._session, self._engine, self._model = session, engine, model
-        self._ends_on_error = ends_on_error
-        self._warm = threading.Event()
-        self._error: Exception | None = None
-
-    def start_warm(self) -> None:
-        """Start, and return when warm; raises what the warm-up raised."""
-        self.start()
-        self._warm.wait()  # the router's model_loading_timeout is the deadline: it kills this process
-        if self._error is not None:
-            raise self._error
-
-    def run(self) -> None:
-        """Warm up, then run batches."""
-        try:
-            with slot_context(self._engine):
-                try:
-                    self._model.warm_up()
-                except Exception as error:  # noqa: BLE001  # handed to the main thread
-                    self._error = error
-                    return
-                finally:
-                    self._warm.set()
-                self._session.drive(self._model, ends_on_error=self._ends_on_error)
-        except SystemExit:  # a handler's sys.exit() ends its process, whichever slot it ran in
-            sys.stderr.flush()
-            os._exit(1)
-        except Exception:  # noqa: BLE001  # fault line: a slot that cannot go on must end the group
-            _log.exception("slot_failed")
-            sys.stderr.flush()
-            os._exit(1)
-        finally:
-            self._warm.set()
-
-
-def slot_context(engine: Engine) -> AbstractContextManager[None]:
-    """Return the engine's context for one slot thread."""
-    return engine.slot_context()
+def most_slots(head: LoadHead, model: Model) -> int:
+    """Return how many batches may overlap on this copy: the model's answer, unless the router forces it."""
+    if isinstance(model, SequenceModel) or head.shares_model is False:
+        return 1
+    return max(1, head.max_slots if head.shares_model else min(head.max_slots, model.concurrency))
 
 
 def resolve(target: str) -> Any:

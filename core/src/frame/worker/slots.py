@@ -69,17 +69,25 @@ class Slot:
     """
 
     def __init__(
-        self, model: Model, channel: Channel, jobs: JobTable, work: WorkQueue, *, ends_on_error: bool
+        self,
+        model: Model,
+        channel: Channel,
+        jobs: JobTable,
+        work: WorkQueue,
+        *,
+        ends_on_error: bool,
+        can_leave: bool = False,
     ) -> None:
         self._model = model
         self._channel = channel
         self._jobs = jobs
         self._work = work
         self._ends_on_error = ends_on_error
+        self._can_leave = can_leave
 
     def run(self) -> None:
         """Run batches until the inbox gives None."""
-        while (work := self._work.get()) is not None:
+        while (work := self._work.get(can_leave=self._can_leave)) is not None:
             self.run_batch(work)
 
     def run_batch(self, work: Work) -> None:

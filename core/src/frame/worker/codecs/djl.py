@@ -100,10 +100,10 @@ def _named(arrays: Sequence[tuple[str | None, Array]], signature: Signature) -> 
     """Give arrays without a name the signature's names, in its order."""
     if any(name is None or name == "" for name, _ in arrays):
         if len(arrays) != len(signature.inputs):
-            from frame.worker.codecs.fitting import describe_inputs
+            from frame.worker.codecs.fitting import InputNamesError, describe_inputs
 
             expected = describe_inputs(signature)
-            raise RequestError(400, f"expected {expected}, got {len(arrays)} arrays, not all of them named")
+            raise InputNamesError(400, f"expected {expected}, got {len(arrays)} arrays, not all of them named")
         return {
             name or spec.name: array for (name, array), spec in zip(arrays, signature.inputs, strict=True)
         }

@@ -18,6 +18,10 @@ TEXT_DTYPES = ("str", "bytes")
 """Dtypes held as arrays of Python objects: `str` and `bytes` elements, of any length."""
 
 
+class InputNamesError(RequestError):
+    """A request has not the inputs of the signature: one is missing, unknown, or cannot be told from others."""
+
+
 class RequestTensors(dict[str, Any]):
     """Arrays by name, and how the request wrote them, so that its answer is written in the same way.
 
@@ -109,10 +113,10 @@ def check_names(names: Mapping[str, object], signature: Signature) -> None:
     for name in names:
         if name not in known:
             inputs = describe_inputs(signature)
-            raise RequestError(400, f"input {name[:100]}: unknown; the inputs are {inputs}")
+            raise InputNamesError(400, f"input {name[:100]}: unknown; the inputs are {inputs}")
     for spec in signature.inputs:
         if spec.name not in names:
-            raise RequestError(400, f"input {spec.name}: missing; expected {describe(spec)}")
+            raise InputNamesError(400, f"input {spec.name}: missing; expected {describe(spec)}")
 
 
 def widen(array: Array, spec: TensorSpec) -> Array:

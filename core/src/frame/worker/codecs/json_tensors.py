@@ -19,6 +19,7 @@ from frame.contract.signatures import Signature, TensorSpec
 from frame.worker.codecs.fitting import (
     TEXT_DTYPES,
     Array,
+    InputNamesError,
     RequestTensors,
     check_names,
     describe_inputs,
@@ -152,7 +153,7 @@ def _is_b64(value: Mapping[str, Any], signature: Signature) -> bool:
 
 def _only_input(signature: Signature) -> TensorSpec:
     if len(signature.inputs) != 1:
-        raise RequestError(
+        raise InputNamesError(
             400, f"expected an object with the inputs {describe_inputs(signature)}, got an array"
         )
     return signature.inputs[0]
