@@ -81,3 +81,12 @@ def test_a_job_whose_body_took_long_has_the_place_of_its_arrival():
     queue.add(1, "short body", 1.0)
     queue.add(2, "long body", 0.5)
     assert leave(queue, 1.0) == ["long body", "short body"]
+
+
+def test_a_key_that_is_used_again_has_its_new_place():
+    queue = batcher()
+    for key in range(3):
+        queue.add(key, str(key), 0.0)
+    queue.remove(1)
+    queue.add(1, "again", 0.0)
+    assert leave(queue, 0.0) == ["0", "2", "again"]
