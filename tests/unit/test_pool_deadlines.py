@@ -21,7 +21,7 @@ def message_of(rig: PoolRig, job) -> str:
 
 
 def test_a_shorter_time_than_that_of_earlier_requests_is_kept(start_pool):
-    rig = start_pool("minWorkers=2")
+    rig = start_pool("minWorkers=2", "maxWorkers=2")
     others = [rig.submit() for _ in range(3)]
     short = submit(rig, 0.5)
     rig.loop.advance(0.5)
@@ -42,7 +42,7 @@ def test_the_time_counts_in_the_worker_which_goes_on(start_pool):
 
 
 def test_a_request_whose_time_is_over_never_reaches_a_worker(start_pool):
-    rig = start_pool("minWorkers=2")
+    rig = start_pool("minWorkers=2", "maxWorkers=2")
     running = [rig.submit(), rig.submit()]
     first = submit(rig, 0.01)
     rig.loop.advance(0.01)
@@ -60,7 +60,7 @@ def test_a_request_whose_time_is_over_never_reaches_a_worker(start_pool):
 
 
 def test_a_batch_of_requests_whose_time_is_over_leaves_the_worker_free(start_pool):
-    rig = start_pool("minWorkers=2")
+    rig = start_pool("minWorkers=2", "maxWorkers=2")
     running = [rig.submit(), rig.submit()]
     submit(rig, 0.01)
     rig.loop.advance(0.01)

@@ -74,9 +74,11 @@ def test_content_type_and_query_are_part_of_the_content_and_ids_are_not(loop):
             job_of(loop, b"ab", a=b"1"),
             job_of(loop, b"b", a=b"1a"),
             job_of(loop, b"b", a1=b"a"),
+            job_of(loop, b"y", data=b"x"),
+            job_of(loop, b"x" + (4).to_bytes(8, "big") + b"data" + b"y"),
         )
     }
-    assert len(digests) == 5
+    assert len(digests) == 7
     other = job_of(loop, b"ab")
     other.properties["x-request-id"], other.request_id = "another", "r2"
     assert digest_of(other) in digests
