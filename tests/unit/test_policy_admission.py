@@ -49,3 +49,8 @@ def test_an_end_that_was_asked_for_is_nobodys_fault() -> None:
 def test_a_hang_is_the_fault_of_the_batch_that_hung_alone() -> None:
     assert is_blamed("hung", has_started=True, is_hung=True, any_hung=True)
     assert not is_blamed("hung", has_started=True, is_hung=False, any_hung=True)
+    assert is_blamed("overdue", has_started=True, is_hung=True, any_hung=True)
+
+
+def test_a_process_that_stood_still_before_it_got_work_is_not_the_works_fault() -> None:
+    assert not is_blamed("hung", has_started=True, is_hung=False, any_hung=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 BLAMELESS_ENDS = frozenset({"drained"})
 """Ends that were asked for: whatever ran then had no part in it."""
+HANGS = frozenset({"hung", "overdue"})
+"""Ends of a group whose process was there: only what ran for too long had a part in it."""
 
 
 def is_blamed(kind: str, *, has_started: bool, is_hung: bool, any_hung: bool) -> bool:
@@ -17,4 +19,4 @@ def is_blamed(kind: str, *, has_started: bool, is_hung: bool, any_hung: bool) ->
     """
     if kind in BLAMELESS_ENDS or not has_started:
         return False
-    return is_hung or not any_hung
+    return is_hung or (kind not in HANGS and not any_hung)
