@@ -237,7 +237,7 @@ class Placing(RuleBasedStateMachine):
 
 
 TestPlacing = Placing.TestCase
-TestPlacing.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestPlacing.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 
 
 @given(wanted=st.integers(1, 64), budget=st.integers(1, 128), workers=st.integers(1, 64))
