@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 TOTAL = {"cpu": 1000, "gpu0": 600, "gpu1": 600}
-DEVICES = (("cpu",), ("gpu0",), ("gpu1",), ("gpu0", "gpu1"))
+DEVICES = (("cpu",), ("cpu",), ("cpu",), ("gpu0",), ("gpu1",), ("gpu0", "gpu1"))
 RESERVED = 50
 
 
@@ -56,12 +56,14 @@ class Placing(RuleBasedStateMachine):
         self.clock = FakeClock(1.0)
         self.outsiders = dict.fromkeys(TOTAL, 0)
         self.models: list[Model] = []
-        for index in range(data.draw(st.integers(2, 5))):
+        for index in range(data.draw(st.integers(2, 7))):
             devices = data.draw(st.sampled_from(DEVICES))
             megabytes = st.sampled_from([40, 100, 250, 500])
             expected = {place: data.draw(megabytes) for place in dict.fromkeys((*devices, "cpu"))}
             model = Model(f"m{index}", devices, expected, may_unload=data.draw(st.integers(0, 4)) > 0)
             self.models.append(model)
+            if data.draw(st.booleans()) and all(self.free(place) >= size for place, size in expected.items()):
+                model.held, model.last_used = dict(expected), -float(index)
 
     # --- the world ----------------------------------------------------------------------------
 
@@ -127,6 +129,7 @@ class Placing(RuleBasedStateMachine):
         for model in chosen:
             assert not self.is_enough(wanted, [item for item in chosen if item is not model])
             model.is_leaving = True
+        self.ask(wanted)  # asked before they are gone, it must not choose others as well
 
     def is_enough(self, wanted: Model, gone: list[Model]) -> bool:
         gone = gone + [model for model in self.models if model.is_leaving]

@@ -259,9 +259,8 @@ def _victims(idle: Iterable[Loaded], short: Mapping[str, int]) -> list[Loaded]:
             left = _less(left, [model.measured_mb])
     if left:
         return []
-    for model in reversed(
-        chosen
-    ):  # a large one at the end may have made others needless: keep those used last
+    # A large one at the end may have made others needless; keep those that were used last.
+    for model in reversed(chosen):
         rest = [item for item in chosen if item is not model]
         if not _less(short, [item.measured_mb for item in rest]):
             chosen = rest
