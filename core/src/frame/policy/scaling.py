@@ -134,7 +134,7 @@ class ScalingPolicy:
 
     def next_look(self, now: float) -> float | None:
         """Return when to decide if nothing happens before; None when only an event can make a difference."""
-        looks = (self._standing_due, self._down_due())
+        looks = (self._standing_due, self._down_due(now))
         return min((max(now, due) for due in looks if due is not None), default=None)
 
     def _follow(self, load: ModelLoad, now: float) -> None:
@@ -237,9 +237,11 @@ class ScalingPolicy:
         # An event ends that, but the owner may report it by `saw` alone: look now and then.
         self._down_not_before = now + max(self._limits.max_idle, STANDING_SECONDS) if is_held else now
 
-    def _down_due(self) -> float | None:
-        if self._last_up is None or self._have <= max(self._limits.minimum, self._busy):
+    def _down_due(self, now: float) -> float | None:
+        if self._last_up is None or self._have <= self._limits.minimum:
             return None
+        if self._have <= self._busy:  # the owner may say by `saw` alone that this is over: look now and then
+            return now + max(self._limits.max_idle, STANDING_SECONDS)
         times = [at for busy, at in self._past if busy >= self._have]
         return max(self._down_not_before, max([self._last_up, *times]) + self._limits.max_idle)
 
