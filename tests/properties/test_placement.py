@@ -128,6 +128,7 @@ class Placing(RuleBasedStateMachine):
         assert self.is_enough(wanted, chosen)
         for model in chosen:
             assert not self.is_enough(wanted, [item for item in chosen if item is not model])
+        for model in chosen:
             model.is_leaving = True
         self.ask(wanted)  # asked before they are gone, it must not choose others as well
 
