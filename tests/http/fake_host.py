@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
+from frame.errors import ModelNotFoundError
+from frame.http.host import ExplainedModel, ModelView, WorkerGroupView, WorkerState, WorkerView
 
 
 @dataclass
@@ -16,9 +17,17 @@ class FakeHost:
 
     views: tuple[ModelView, ...] = ()
     is_draining: bool = False
+    explained: tuple[ExplainedModel, ...] = ()
 
     def models(self) -> Sequence[ModelView]:
         return self.views
+
+    def explain(self, name: str, version: str | None) -> ExplainedModel:
+        for explained in self.explained:
+            if explained.name == name and version in {None, explained.version}:
+                return explained
+        message = f"Model not found: {name}"
+        raise ModelNotFoundError(message)
 
 
 def group(*states: WorkerState, minimum: int = 1, device: str = "cpu") -> WorkerGroupView:

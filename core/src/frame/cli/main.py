@@ -114,5 +114,18 @@ def engines(*, as_json: bool) -> int:
     return 0
 
 
+@frame.command()
+@click.argument("model")
+@click.option("--version", "version", help="Version of the model; unset: the newest.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Address of the server.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(*, model: str, version: str | None, url: str, as_json: bool) -> int:
+    """Say why a served model batches and scales as it does, and what would change it."""
+    from frame.cli.explain import explain_model
+
+    click.echo(explain_model(url, model, version, as_json=as_json))
+    return 0
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,6 +19,7 @@ from frame.errors import (
     ResourceNotFoundError,
 )
 from frame.http import answers, descriptions
+from frame.http.explanations import explanation_body, explanation_text
 from frame.http.host import ModelHost, ModelView
 from frame.http.openapi import openapi_document
 from frame.http.routes import Endpoint, RouteTable
@@ -26,6 +27,7 @@ from frame.http.routes import Endpoint, RouteTable
 Handler = Callable[..., Awaitable[Response]]
 
 PAGE_LIMIT = 100  # DJL Serving's default and maximum for GET /models
+TEXT_TYPE = "text/plain; charset=utf-8"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")  # more digits than any count has
@@ -91,6 +93,12 @@ def _handlers(
         found = _versions(host.models(), model, version)
         return _json([descriptions.describe(view) for view in found])
 
+    async def explain_model(model: str, version: str | None = None) -> Response:
+        explained = host.explain(model, version)
+        if _wants_text():
+            return Response(explanation_text(explained), content_type=TEXT_TYPE)
+        return _json(explanation_body(explained))
+
     async def metrics() -> Response:
         names = frozenset(request.args.getlist("name[]"))
         text = generate_latest(_Selection(registry, names))
@@ -102,6 +110,8 @@ def _handlers(
         "list_models": list_models,
         "describe_model": describe_model,
         "describe_model_version": describe_model,
+        "explain_model": explain_model,
+        "explain_model_version": explain_model,
         "metrics": metrics,
     }
 
@@ -120,6 +130,16 @@ def _page(views: Sequence[ModelView]) -> dict[str, object]:
     end = start + limit
     token = str(end) if end < len(views) else None
     return {"nextPageToken": token, "models": [descriptions.list_entry(view) for view in views[start:end]]}
+
+
+def _wants_text() -> bool:
+    """Tell whether plain words are asked for: by `format`, or else by the Accept header."""
+    chosen = request.args.get("format")
+    if chosen is None:
+        return request.accept_mimetypes.best_match(["application/json", "text/plain"]) == "text/plain"
+    if chosen not in {"json", "text"}:
+        raise BadRequestError("Parameter format: expected json or text.")
+    return chosen == "text"
 
 
 def _integer(name: str, default: int) -> int:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from frame.api import Signature
+from frame.policy.explain_view import ExplainView
 
 ModelStatus = Literal["READY", "PENDING", "FAILED"]
 WorkerState = Literal["starting", "ready", "busy", "draining", "failed"]
@@ -74,8 +75,17 @@ class ModelView:
     log_tail: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedModel:
+    """What one version of a model is explained from."""
+
+    name: str
+    version: str | None
+    view: ExplainView
+
+
 class ModelHost(Protocol):
-    """The server as the control plane sees it. Both members are cheap and called on the loop's thread."""
+    """The server as the control plane sees it. All members are cheap and called on the loop's thread."""
 
     @property
     def is_draining(self) -> bool:
@@ -84,4 +94,13 @@ class ModelHost(Protocol):
 
     def models(self) -> Sequence[ModelView]:
         """Every version of every model, in any order, failed ones included."""
+        ...
+
+    def explain(self, name: str, version: str | None) -> ExplainedModel:
+        """What a model version is explained from; without a version of the one that requests go to.
+
+        Raises:
+            ModelNotFoundError: there is none.
+            ModelNotReadyError: its configuration is wrong, so that it has no records.
+        """
         ...

@@ -70,6 +70,10 @@ def _query(name: str, text: str, schema: Mapping[str, Any]) -> Json:
     return {"name": name, "in": "query", "required": False, "description": text, "schema": dict(schema)}
 
 
+_EXPLAIN_FORMAT = [
+    _query("format", "JSON or plain words; unset: by the Accept header", {"enum": ["json", "text"]})
+]
+
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
     "/models": [
         _query(
@@ -77,6 +81,8 @@ _QUERY_PARAMETERS: dict[str, list[Json]] = {
         ),
         _query("next_page_token", "nextPageToken of the page before", _TEXT),
     ],
+    "/models/{model}/explain": _EXPLAIN_FORMAT,
+    "/models/{model}/{version}/explain": _EXPLAIN_FORMAT,
     "/server/metrics": [
         _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT}),
     ],
@@ -105,6 +111,10 @@ def _json_answer(text: str, schema: str) -> Json:
     return {"description": text, "content": content}
 
 
+_EXPLANATION = _json_answer("Sentences, advice and the records that they are made from", "Explanation")
+_EXPLANATION["content"]["text/plain"] = {"schema": _TEXT}
+_EXPLAINED: Json = {"200": _EXPLANATION} | _errors("400", "503")
+
 _CONTROL_RESPONSES: dict[str, Json] = {
     "ping": {
         "200": _json_answer("No model has failed", "Health"),
@@ -116,6 +126,8 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     "list_models": {"200": _json_answer("A page of models", "ModelPage")} | _errors("400"),
     "describe_model": {"200": _json_answer("One element a version", "Descriptions")},
     "describe_model_version": {"200": _json_answer("An array of one element", "Descriptions")},
+    "explain_model": _EXPLAINED,
+    "explain_model_version": _EXPLAINED,
     "metrics": {"200": {"description": "Metrics", "content": {"text/plain": {"schema": _TEXT}}}},
 }
 
@@ -157,7 +169,34 @@ def _schemas() -> Json:
             workers=_array(_ref("Worker")),
         ),
         "Model": _model_schema(health["properties"]["status"]),
+        "Explanation": _explanation_schema(),
     }
+
+
+def _explanation_schema() -> Json:
+    figures: Json = {"type": "object", "additionalProperties": {"type": ["number", "string"]}}
+    change: Json = {"type": "object", "additionalProperties": _TEXT}
+    predicted: Json = {"type": "object", "additionalProperties": {"type": "number"}}
+    record: Json = {"type": "object", "required": ["seconds_ago"]}
+    return _object(
+        "model sentences advice batches scalings choices deaths",
+        model=_TEXT,
+        version=_TEXT,
+        sentences=_array(_object("about text figures", about=_TEXT, text=_TEXT, figures=figures)),
+        advice=_array(
+            _object(
+                "change text predicted figures",
+                change=change,
+                text=_TEXT,
+                predicted=predicted,
+                figures=figures,
+            )
+        ),
+        batches=_array(record),
+        scalings=_array(record),
+        choices=_array(record),
+        deaths=_array(record),
+    )
 
 
 def _model_schema(health: Json) -> Json:

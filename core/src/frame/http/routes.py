@@ -91,6 +91,22 @@ CONTROL_PLANE: tuple[Endpoint, ...] = (
         summary="One version of a model",
     ),
     Endpoint(
+        name="explain_model",
+        path="/models/{model}/explain",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="Why a model batches and scales as it does, and what would change it",
+    ),
+    Endpoint(
+        name="explain_model_version",
+        path="/models/{model}/{version}/explain",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="The same of one version",
+    ),
+    Endpoint(
         name="metrics",
         path="/server/metrics",
         methods=("GET",),
