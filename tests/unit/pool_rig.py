@@ -14,6 +14,7 @@ from frame.pool.group import GroupListener, Placement, WorkerGroup
 from frame.pool.jobs import Answer, Job
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
+from frame.pool.placer import UNLIMITED, Resources
 from frame.pool.plan import ModelPlan
 from frame.pool.settings import GroupSettings
 from frame.testing import FakeClock
@@ -258,7 +259,7 @@ class FakeGroup(WorkerGroup):
 class PoolRig:
     """A pool, its loop, its clock, and the groups it made."""
 
-    def __init__(self, model: ModelPlan, *, prepare: Any = None) -> None:
+    def __init__(self, model: ModelPlan, *, prepare: Any = None, resources: Resources = UNLIMITED) -> None:
         self.clock = FakeClock(1000.0)
         self.loop = TimedLoop(self.clock)
         self.made: list[FakeGroup] = []
@@ -269,7 +270,7 @@ class PoolRig:
             return found
 
         async def start() -> tuple[ModelPool, asyncio.Task[None]]:
-            pool = ModelPool(model, prepare or unchanged, self._make_group, self.clock)
+            pool = ModelPool(model, prepare or unchanged, self._make_group, self.clock, resources=resources)
             return pool, asyncio.ensure_future(pool.run())
 
         self.pool, self.task = self.loop.run_until_complete(start())
