@@ -110,8 +110,8 @@ def test_each_metric_is_listed() -> None:
 
 
 def base_name(metric: str) -> str:
-    """Return a metric's name without the suffix that the client library adds to counters."""
-    return metric.removesuffix("_total")
+    """Return a metric's name without the suffix that the client library adds to its samples."""
+    return re.sub("_(total|sum|count|bucket)$", "", metric)
 
 
 def test_the_words_of_a_page_are_found() -> None:

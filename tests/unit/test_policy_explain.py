@@ -148,14 +148,14 @@ def test_no_scaling_is_explained_by_what_was_busy():
 
 
 def test_deaths_are_told_with_what_became_of_their_requests():
-    model = view(ends={"died": 3, "hung": 1}, held=1, failure="load model: x")
+    model = view(ends={"died": 3, "out_of_memory": 1}, held=1, failure="load model: x")
     for jobs in (0, 3):
         model.journal.deaths.append(
             DeathRecord(at=NOW - 40.0, kind="died", cause="killed by SIGKILL", jobs=jobs)
         )
     assert texts(model, "deaths") == [
         "The model is FAILED and takes no requests: load model: x.",
-        "4 workers ended without being asked since the start: 3 died, 1 hung.",
+        "4 workers ended without being asked since the start: 3 died, 1 out of memory.",
         "40 s ago a worker ended (died): killed by SIGKILL; it had no request.",
         f"40 s ago a worker ended (died): killed by SIGKILL; {FATE}",
         f"1 request is in quarantine: {HELD}",

@@ -67,7 +67,7 @@ def death_sentences(view: ExplainView) -> Iterator[Sentence]:
         text = f"The model is FAILED and takes no requests: {view.failure}."
         yield Sentence("deaths", text, {"reason": view.failure})
     ends = sum(view.ends.values())
-    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(view.ends.items()))
+    kinds = ", ".join(f"{number} {_words(kind)}" for kind, number in sorted(view.ends.items()))
     text = f"{count(ends, 'worker')} ended without being asked since the start: {kinds}."
     none = "No worker has ended without being asked since the start."
     yield Sentence("deaths", text if ends else none, {"ends": ends} | dict(view.ends))
@@ -76,7 +76,7 @@ def death_sentences(view: ExplainView) -> Iterator[Sentence]:
         fate = "it had no request"
         if record.jobs:
             fate = f"it had {count(record.jobs, 'request')}, to run again alone or to be answered 503"
-        text = f"{span(ago)} ago a worker ended ({record.kind}): {record.cause}; {fate}."
+        text = f"{span(ago)} ago a worker ended ({_words(record.kind)}): {record.cause}; {fate}."
         yield Sentence("deaths", text, {"seconds_ago": ago, "kind": record.kind, "requests": record.jobs})
     if view.held:
         verb = "is" if view.held == 1 else "are"
@@ -85,3 +85,8 @@ def death_sentences(view: ExplainView) -> Iterator[Sentence]:
             f"refused for quarantine_time ({span(view.quarantine_time)})."
         )
         yield Sentence("deaths", text, {"held": view.held, "quarantine_time": view.quarantine_time})
+
+
+def _words(kind: str) -> str:
+    """Write the kind of an end: `out_of_memory` as `out of memory`."""
+    return kind.replace("_", " ")
