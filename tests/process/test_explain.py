@@ -72,17 +72,17 @@ def load(server: Server, each: int) -> float:
 
 @pytest.mark.slow(120)
 def test_an_advised_setting_has_the_effect_that_was_predicted(tmp_path: Path) -> None:
-    put_timed(tmp_path / "before", "2")
+    put_timed(tmp_path / "before", "4")
     with run_server(tmp_path / "before") as server:
-        for _ in range(3):
+        for _ in range(5):
             httpx.post(f"{server.url}/predictions/timed", json={}, timeout=DEADLINE)  # alone: a batch of one
-        before = load(server, 7)
+        before = load(server, 10)
         account = explained(server)
     said = [sentence["text"] for sentence in account["sentences"]]
-    assert any("left with 2 requests because batch_size is 2" in text for text in said), said
+    assert any("left with 4 requests because batch_size is 4" in text for text in said), said
     (advice,) = (item for item in account["advice"] if "batch_size" in item["change"])
     size, predicted = advice["change"]["batch_size"], advice["predicted"]["requests_per_second"]
-    assert 2 < int(size) <= 16
+    assert 4 < int(size) <= 16
     assert advice["figures"]["base_seconds"] == pytest.approx(0.06, rel=0.35)
     put_timed(tmp_path / "after", size)
     with run_server(tmp_path / "after") as server:

@@ -182,7 +182,7 @@ def test_a_larger_batch_size_is_advised_with_the_throughput_that_the_line_predic
     assert found.figures["batches"] == 40
 
 
-@pytest.mark.parametrize(("left", "size"), [(2, "2"), (5, "4"), (10, "8"), (500, "16")])
+@pytest.mark.parametrize(("left", "size"), [(3, "2"), (7, "4"), (15, "8"), (500, "16")])
 def test_no_size_is_advised_that_could_not_be_filled_or_is_far_from_what_was_measured(left, size):
     assert advice(view(*[batch(left=left)] * 40))["batch_size"].change == {"batch_size": size}
 
@@ -191,6 +191,7 @@ def test_no_size_is_advised_where_the_time_is_all_per_request():
     steep = BatchTimes(measured={1: 0.0202, 4: 0.0802}, base=0.0002, per_item=0.02)
     model = view(*[batch(left=15)] * 40, times=steep)
     assert "batch_size" not in advice(model)
+    assert "batch_size" not in advice(view(*[batch(left=2)] * 40))
     assert texts(model, "batches")[-1].startswith(
         "A batch_size above 1 would not raise the throughput by a tenth: a batch of 1 takes 20.2 ms"
     )
@@ -255,7 +256,18 @@ def test_more_workers_are_advised_where_all_are_busy_and_requests_wait():
     found = advice(view(*[batch(left=15)] * 40, times=ONE_SIZE))["maxWorkers"]
     assert found.change == {"maxWorkers": "2"}
     assert found.predicted == {"requests_per_second": pytest.approx(2 / 0.0204), "workers": 2.0}
-    assert "40 of the last 40 batches left with all 1 worker busy and 15 requests waiting" in found.text
+    assert "40 of the last 40 batches left with the only worker busy and 15 requests waiting" in found.text
+
+
+def test_several_busy_workers_are_counted():
+    model = view(
+        *[batch(left=15, busy=3, workers=3)] * 40,
+        workers=3,
+        scaling=ScalingLimits(minimum=1, maximum=3, max_idle=60.0),
+    )
+    found = advice(model)["maxWorkers"]
+    assert found.change == {"maxWorkers": "6"}
+    assert "left with all 3 workers busy and 15 requests waiting" in found.text
 
 
 def test_more_workers_are_no_use_to_a_model_without_further_cpu_threads():

@@ -11,8 +11,8 @@ from frame.policy.records import BatchRecord
 MOST_BATCH_SIZE = 256
 FURTHEST = 4
 """Times the largest measured batch: further the line through the measured times is not trusted."""
-FILLED = 0.75
-"""Part of the requests that were there at once that a batch may be: the next ones gather while it runs."""
+FILLED = 0.5
+"""Part of the requests that were there at once that a batch may be: as many gather while it runs."""
 WORTHWHILE = 1.1
 """Gain below which a change is not advised."""
 OFTEN = 0.5
@@ -209,9 +209,10 @@ def _more_workers(view: ExplainView) -> Iterator[Advice | Sentence]:
         "maxWorkers": maximum,
         "mean_left": left,
     }
+    all_busy = "the only worker" if maximum == 1 else f"all {maximum} workers"
     seen = (
-        f"{pressure.batches} of the last {count(len(recent), 'batch', 'batches')} left with all "
-        f"{count(maximum, 'worker')} busy and {count(left, 'request')} waiting"
+        f"{pressure.batches} of the last {count(len(recent), 'batch', 'batches')} left with {all_busy} busy "
+        f"and {count(left, 'request')} waiting"
     )
     if target > maximum:
         yield from _raised_maximum(view, pressure, target, seen, figures)

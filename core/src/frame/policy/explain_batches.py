@@ -45,7 +45,9 @@ def _reason(view: ExplainView, group: Sequence[BatchRecord], of: int) -> Sentenc
         "max_batch_delay_ms": last.max_delay * 1000,
     }
     head = f"{len(group)} of the last {count(of, 'batch', 'batches')}"
-    behind = f"; on average {count(left, 'request')} waited behind each"
+    behind = (
+        f"; on average {count(left, 'request')} waited behind each" if left else "; no request waited behind"
+    )
     return Sentence("batches", f"{head} {_why(view, last, size)}{behind}.", figures)
 
 
