@@ -90,10 +90,17 @@ def test_a_batch_that_a_leaving_slot_lets_through_has_started(start_pool):
 
 
 def test_the_last_word_counts_and_reports_on_earlier_ones_do_not(rig):
+    for slots in (3, 1, 3):
+        group = resize(rig, slots)
+    group.resizes = {1: 3}  # the worker has read the first one only, and will let two slots leave
+    group.report_slots(3)
+    assert (group.slots, group.plan_slots) == (1, 3)
+
+
+def test_slots_that_are_to_leave_get_nothing_more(rig):
     group = resize(rig, 3)
-    group.resizes = {1: 3}
+    group.report_slots(3)
     resize(rig, 1)
-    group.resizes = {1: 3}  # the worker has not read the second one
     group.report_slots(3)
     assert (group.slots, group.plan_slots) == (1, 1)
 

@@ -190,6 +190,16 @@ def test_idle_slots_leave_and_the_first_one_stays(ship):
     wait_until(lambda: ship.done == [("work", "first")])
 
 
+def test_as_many_leave_as_are_too_many(ship):
+    ship.launch(4)
+    wait_until(lambda: ship.inbox._waiting == 3)  # one thread of the crew reads
+    ship.resize(3)
+    ship.wait_report(3, 3)
+    ship.send("a", "b", "c", is_long=True)
+    wait_until(lambda: len(ship.done) == 3)
+    assert ship.threads == 2
+
+
 def test_a_busy_slot_finishes_and_then_leaves(ship):
     ship.launch(2)
     ship.send("a", "b", is_long=True)

@@ -44,6 +44,7 @@ class LoadHead:
 
     `properties` are all options and arguments as strings; `options_target` names the dataclass that types the
     engine's own. `slots` is how many batches the router would like to overlap now, `max_slots` the most ever.
+    `padding` is a `Padding` as plain JSON.
     """
 
     engine_target: str
@@ -61,6 +62,7 @@ class LoadHead:
     slots: int
     max_slots: int
     shares_model: bool | None = None
+    padding: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -153,7 +155,7 @@ class SlotsReadyHead:
     """A slot was started or left.
 
     `slots` threads may run a batch now, those included that leave after the one they run; `wanted` will when
-    all is done. With `error` set one could not be started, and `wanted` is one less than was asked for.
+    all is done. With `error` set one could not be started, and is not wanted any more.
     `change` is the last one the worker knows.
     """
 
