@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from frame.worker.codecs.images import ImageInput
+    from frame.worker.padding import Padder
 
 JobId: TypeAlias = int
 Tensors: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
@@ -92,6 +93,8 @@ class TensorModel(Model):
 
     The worker sets it from the `width`, `mean`, … of serving.properties.
     """
+    padder: Padder | None = None
+    """How requests of different lengths are brought to one; the worker sets it when `pad_to` is given."""
 
     @abstractmethod
     def forward(self, inputs: Tensors) -> Tensors:

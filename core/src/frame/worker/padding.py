@@ -57,7 +57,9 @@ class Padder:
             spec.name: [axis for axis in self._axes if axis.name == spec.name] for spec in signature.inputs
         }
         if not self._axes:
-            message = f"pad_to: no input has a free dimension besides its rows; the inputs are {self._known()}"
+            message = (
+                f"pad_to: no input has a free dimension besides its rows; the inputs are {self._known()}"
+            )
             raise ValueError(message)
         self._check_values()
         self._unproven = {
@@ -179,9 +181,7 @@ class Padder:
 
     def lengths(self, group: Sequence[Mapping[str, Array]]) -> Lengths:
         """Return what a group that runs together is padded to."""
-        longest = {
-            axis: max(inputs[axis.name].shape[axis.axis] for inputs in group) for axis in self._axes
-        }
+        longest = {axis: max(inputs[axis.name].shape[axis.axis] for inputs in group) for axis in self._axes}
         return {axis: self._padding.length_of(own) or own for axis, own in longest.items()}
 
     def stack(self, group: Sequence[Mapping[str, Array]], lengths: Lengths) -> Tensors:
@@ -214,11 +214,13 @@ class Padder:
             return b"" if self._specs[name].dtype == "bytes" else ""
         return array.dtype.type(self._padding.values.get(name, 0.0))
 
-    def sizes(self, spec: TensorSpec) -> tuple[int, ...]:
-        """Return the smallest shape that a call has: one row, and free dimensions as short as they get."""
+    def smallest(self, spec: TensorSpec) -> tuple[int, ...]:
+        """Return the shape of an input with one row, its free dimensions as short as they get."""
+        shape = spec.shape or ()
+        free = free_axes(shape)
         return tuple(
-            1 if axis == 0 else self._padding.length_of(1) or 1 if size == -1 else size
-            for axis, size in enumerate(spec.shape or ())
+            (self._padding.length_of(1) or 1) if axis in free else abs(size)
+            for axis, size in enumerate(shape)
         )
 
     # --- answers --------------------------------------------------------------------------------

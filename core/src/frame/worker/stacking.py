@@ -27,7 +27,8 @@ from frame.worker.stats import BATCH_STATS, BatchStats
 
 if TYPE_CHECKING:
     from frame.contract.models import TensorModel, Tensors
-    from frame.contract.signatures import TensorSpec
+    from frame.contract.signatures import Signature, TensorSpec
+    from frame.worker.padding import Lengths, Padder
 
 _log = logging.getLogger(__name__)
 _CODEC_LOCK = threading.Lock()
@@ -50,6 +51,8 @@ class _RowsError(Exception):
 
 def predict_tensors(model: TensorModel, batch: Sequence[Request]) -> list[Response | RequestError]:
     """Answer each request alone; run together those of the same trailing shapes, dtypes and scalars.
+
+    With `model.padder`, lengths that can be padded need not be the same.
 
     An image body becomes the model's image input when `model.image_input` says how; all other bodies are
     read by the codec that the request names.
@@ -83,11 +86,16 @@ def _decode(model: TensorModel, request: Request) -> _Job:
 def _read(model: TensorModel, request: Request) -> RequestTensors:
     codec = importlib.import_module(request.codec)
     image: ImageInput | None = model.image_input
-    if image is not None and (body := _image_body(codec, request, image)) is not None:
-        tensors = fit({image.spec.name: decode_image(body, image)[None]}, model.signature)
-        return RequestTensors(tensors, has_batch_axis=False)
-    decoded: Tensors = codec.decode(request.parts, request.properties, model.signature)
-    return decoded if isinstance(decoded, RequestTensors) else fit(decoded, model.signature)
+    body = _image_body(codec, request, image) if image is not None else None
+    pixels = decode_image(body, image)[None] if image is not None and body is not None else None
+
+    def decode(signature: Signature) -> RequestTensors:
+        if image is not None and pixels is not None:
+            return RequestTensors(fit({image.spec.name: pixels}, signature), has_batch_axis=False)
+        decoded: Tensors = codec.decode(request.parts, request.properties, signature)
+        return decoded if isinstance(decoded, RequestTensors) else fit(decoded, signature)
+
+    return decode(model.signature) if model.padder is None else model.padder.read(decode)
 
 
 def _image_body(codec: Any, request: Request, image: ImageInput) -> Buffer | None:
@@ -140,12 +148,14 @@ def _groups(model: TensorModel, jobs: Sequence[_Job]) -> list[list[_Job]]:
     groups: dict[object, list[_Job]] = {}
     for index, job in enumerate(jobs):
         if job.result is None:
-            key = _stacking_key(job.inputs, specs) if may_stack else None
+            key = _stacking_key(job.inputs, specs, model.padder) if may_stack else None
             groups.setdefault(index if key is None else key, []).append(job)
     return list(groups.values())
 
 
-def _stacking_key(inputs: RequestTensors, specs: Sequence[TensorSpec]) -> tuple[object, ...] | None:
+def _stacking_key(
+    inputs: RequestTensors, specs: Sequence[TensorSpec], padder: Padder | None
+) -> tuple[object, ...] | None:
     """Return what requests that run together have in common; None for one that runs alone."""
     key: list[object] = []
     rows: set[int] = set()
@@ -155,7 +165,8 @@ def _stacking_key(inputs: RequestTensors, specs: Sequence[TensorSpec]) -> tuple[
             key.append((array.dtype.str, array.item() if array.dtype.kind == "O" else array.tobytes()))
         else:
             rows.add(array.shape[0])
-            key.append((array.dtype.str, array.shape[1:]))
+            shape = array.shape
+            key.append((array.dtype.str, padder.shape_in_common(spec.name, shape) if padder else shape[1:]))
     return tuple(key) if len(rows) == 1 else None
 
 
@@ -172,12 +183,12 @@ def _run_group(model: TensorModel, group: Sequence[_Job], stats: BatchStats) -> 
 def _run_stacked(model: TensorModel, group: Sequence[_Job], stats: BatchStats) -> bool:
     """Run several jobs in one call; return false, with no job touched, when that does not work."""
     try:
-        inputs = {
-            name: array if array.ndim == 0 else np.concatenate([job.inputs[name] for job in group])
-            for name, array in group[0].inputs.items()
-        }
+        requests = [job.inputs for job in group]
+        inputs, lengths = _stack(model.padder, requests)
         stats.calls += 1
-        pieces = _split(_checked(model.forward(inputs)), [_row_count(job.inputs) for job in group])
+        pieces = _split(_checked(model.forward(inputs)), [_row_count(request) for request in requests])
+        if model.padder is not None:
+            pieces = [model.padder.cut(*pair, lengths) for pair in zip(pieces, requests, strict=True)]
     except Exception as error:  # noqa: BLE001  # fault line: around a plugin; every job is run again alone
         _log.warning("batch_failed requests=%d error=%r: running them one by one", len(group), error)
         return False
@@ -188,10 +199,25 @@ def _run_stacked(model: TensorModel, group: Sequence[_Job], stats: BatchStats) -
 
 def _run_alone(model: TensorModel, job: _Job, stats: BatchStats) -> None:
     try:
+        inputs, lengths = _stack(model.padder, [job.inputs])
         stats.calls += 1
-        job.outputs = _checked(model.forward(dict(job.inputs)))
+        outputs = _checked(model.forward(inputs))
+        job.outputs = outputs if model.padder is None else model.padder.cut(outputs, job.inputs, lengths)
     except Exception as error:  # noqa: BLE001  # fault line: around a plugin
         job.result = _answer_of(error, "forward", job.request)
+
+
+def _stack(padder: Padder | None, requests: Sequence[RequestTensors]) -> tuple[Tensors, Lengths]:
+    """Return the inputs of one call, and to which lengths they were padded."""
+    if padder is not None:
+        lengths = padder.lengths(requests)
+        return padder.stack(requests, lengths), lengths
+    if len(requests) == 1:
+        return dict(requests[0]), {}
+    return {
+        name: array if array.ndim == 0 else np.concatenate([request[name] for request in requests])
+        for name, array in requests[0].items()
+    }, {}
 
 
 def _checked(outputs: Any) -> Tensors:
@@ -219,7 +245,7 @@ def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
 
 
 def warm_up_tensors(model: TensorModel) -> None:
-    """Run `forward` once on one row of zeros, free dimensions 1.
+    """Run `forward` once on one row of zeros, free dimensions 1, or as short as padding makes them.
 
     A refusal of that shape is not an error: a `RequestError`, or any failure but that of memory where the
     signature leaves more open than the number of rows. Models with inputs of unknown rank are not run.
@@ -232,7 +258,7 @@ def warm_up_tensors(model: TensorModel) -> None:
     if len(known) < len(shapes):
         return
     try:
-        _checked(model.forward({spec.name: _zeros(spec) for spec in model.signature.inputs}))
+        _checked(model.forward({spec.name: _zeros(spec, model.padder) for spec in model.signature.inputs}))
     except Exception as error:
         is_guess = isinstance(error, RequestError) or any(-1 in shape[1:] for shape in known)
         if is_out_of_memory(error) or not is_guess:
@@ -240,8 +266,9 @@ def warm_up_tensors(model: TensorModel) -> None:
         _log.info("warm_up_refused error=%r", error)
 
 
-def _zeros(spec: TensorSpec) -> Array:
-    shape = tuple(1 if size == -1 else size for size in spec.shape or ())
+def _zeros(spec: TensorSpec, padder: Padder | None) -> Array:
+    free = tuple(1 if size == -1 else size for size in spec.shape or ())
+    shape = free if padder is None else padder.smallest(spec)
     if spec.dtype in TEXT_DTYPES:
         array = np.empty(shape, dtype=object)
         array.fill("" if spec.dtype == "str" else b"")

@@ -103,7 +103,9 @@ def _named(arrays: Sequence[tuple[str | None, Array]], signature: Signature) -> 
             from frame.worker.codecs.fitting import InputNamesError, describe_inputs
 
             expected = describe_inputs(signature)
-            raise InputNamesError(400, f"expected {expected}, got {len(arrays)} arrays, not all of them named")
+            raise InputNamesError(
+                400, f"expected {expected}, got {len(arrays)} arrays, not all of them named"
+            )
         return {
             name or spec.name: array for (name, array), spec in zip(arrays, signature.inputs, strict=True)
         }

@@ -19,7 +19,7 @@ TEXT_DTYPES = ("str", "bytes")
 
 
 class InputNamesError(RequestError):
-    """A request has not the inputs of the signature: one is missing, unknown, or cannot be told from others."""
+    """The inputs of a request are not those of the signature: one is missing, unknown, or has no name."""
 
 
 class RequestTensors(dict[str, Any]):
