@@ -61,6 +61,7 @@ def load_head(settings: GroupSettings, slots: int, max_slots: int) -> LoadHead:
         slots=slots,
         max_slots=max_slots,
         shares_model=settings.shares_model,
+        padding=settings.padding.to_json() if settings.padding is not None else None,
     )
 
 

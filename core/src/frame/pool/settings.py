@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from frame.contract.engines import EngineSpec
+from frame.wire.padding import Padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class GroupSettings:
         predict_timeout: a batch that runs longer is a hang.
         drain_timeout: what running batches get when the group is told to end.
         shares_model: None lets the loaded model decide.
+        padding: how requests of different lengths are brought to one; None: they are not.
     """
 
     name: str
@@ -38,6 +40,7 @@ class GroupSettings:
     threads: int = 1
     shares_model: bool | None = None
     retry_on_crash: bool = True
+    padding: Padding | None = None
     start_timeout: float = 60.0
     load_timeout: float = 240.0
     predict_timeout: float = 120.0

@@ -25,6 +25,7 @@ from frame.wire.messages import (
     StageHead,
     run_from_json,
 )
+from frame.wire.padding import Padding
 from frame.worker.answers import is_out_of_memory
 from frame.worker.channel import Channel, Message
 from frame.worker.crew import Crew, CrewTasks
@@ -158,6 +159,10 @@ class Session:
             from frame.worker.codecs.images import image_input  # numpy: only where there are tensors
 
             model.image_input = image_input(head.properties, model.signature)
+            if head.padding is not None:
+                from frame.worker.padding import Padder
+
+                model.padder = Padder(Padding.from_json(head.padding), model.signature)
         return engine, model
 
     def _report_failure(self, error: Exception) -> None:
