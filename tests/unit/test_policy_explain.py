@@ -187,6 +187,11 @@ def test_no_size_is_advised_that_could_not_be_filled_or_is_far_from_what_was_mea
     assert advice(view(*[batch(left=left)] * 40))["batch_size"].change == {"batch_size": size}
 
 
+def test_the_batch_that_runs_before_one_that_was_sent_ahead_was_there_as_well():
+    found = advice(view(*[batch(left=14, is_ahead=True)] * 40))["batch_size"]
+    assert found.figures["mean_together"] == 16
+
+
 def test_no_size_is_advised_where_the_time_is_all_per_request():
     steep = BatchTimes(measured={1: 0.0202, 4: 0.0802}, base=0.0002, per_item=0.02)
     model = view(*[batch(left=15)] * 40, times=steep)

@@ -100,7 +100,7 @@ def _pressure(busy: Sequence[BatchRecord], recent: Sequence[BatchRecord]) -> _Pr
     return _Pressure(
         len(busy),
         mean([record.size for record in busy]),
-        mean([record.left + record.size * max(1, record.busy) for record in busy]),
+        mean([record.left + record.size * max(1, record.busy + record.is_ahead) for record in busy]),
         mean([record.workers for record in busy]),
         len(busy) / len(recent),
     )

@@ -22,6 +22,7 @@ class BatchRecord:
         left: requests that still waited for a slot after it was sent.
         batch_size, max_delay: the limits in force.
         busy, workers: slots that ran batches, this one included, of those that were up.
+        is_ahead: it was sent to wait in a worker behind the batch that ran; `busy` does not count it then.
         seconds: from the moment a slot had it until its end; None while it runs, and when its group died.
         compute: the model's own part of `seconds`.
     """
@@ -36,6 +37,7 @@ class BatchRecord:
     max_delay: float
     busy: int
     workers: int
+    is_ahead: bool = False
     seconds: float | None = None
     compute: float = 0.0
 
