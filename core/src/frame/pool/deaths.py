@@ -72,7 +72,7 @@ class OutOfMemoryKills:
     """
 
     def __init__(self, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
-        """Read the counts as they are now: about 0.1 ms."""
+        """Read the counts as they are now, which takes less than a millisecond."""
         counters = [
             _Counter(
                 group.folder / ("memory.events" if group.is_v2 else "memory.oom_control"),
