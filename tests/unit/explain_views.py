@@ -39,7 +39,6 @@ def view(*batches: BatchRecord, **changes: Any) -> ExplainView:
         "now": NOW,
         "journal": journal,
         "times": BatchTimes(measured={1: 0.0204, 2: 0.0226, 4: 0.0269}, base=0.0181, per_item=0.0022),
-        "arrivals_per_second": 48.0,
         "limits": BatchLimits(batch_size=1, max_delay=0.1),
         "is_adaptive": False,
         "scaling": ScalingLimits(minimum=1, maximum=1, max_idle=60.0),

@@ -227,30 +227,44 @@ def test_no_size_is_advised_where_it_is_no_matter_of_size(model):
 
 # --- max_batch_delay ------------------------------------------------------------------------------
 
-LATE = batch(why="delay over", size=1, batch_size=8, waited=0.1, left=0)
+
+def late(number: int, every: float = 0.2, size: int = 1) -> list[BatchRecord]:
+    """Return batches that waited for company, one every so many seconds."""
+    facts = {"why": "delay over", "size": size, "batch_size": 8, "waited": 0.1, "left": 0}
+    return [batch(at=NOW - every * (number - index), **facts) for index in range(number)]
+
+
 EIGHT = BatchLimits(batch_size=8, max_delay=0.1)
 
 
 def test_a_delay_that_brings_no_company_is_advised_away():
-    found = advice(view(*[LATE] * 30, limits=EIGHT, times=LINE, arrivals_per_second=5.0))["max_batch_delay"]
+    found = advice(view(*late(30), limits=EIGHT, times=LINE))["max_batch_delay"]
     assert found.change == {"max_batch_delay": "0"}
     assert "from about 120 ms to about 21.4 ms: 30 of the last 30 batches waited for 100 ms" in found.text
     assert found.predicted["seconds"] == pytest.approx(0.0214, rel=0.01)
 
 
+def test_a_pause_among_the_batches_does_not_make_a_busy_model_look_idle():
+    busy = late(30, every=0.025)
+    for record in busy[:15]:
+        record.at -= 3600.0
+    assert "max_batch_delay" not in advice(view(*busy, limits=EIGHT, times=LINE))
+
+
 @pytest.mark.parametrize(
     ("batches", "changes"),
     [
-        ([LATE] * 30, {"arrivals_per_second": 40.0}),
-        ([LATE] * 30, {"is_adaptive": True}),
-        ([LATE] * 30, {"times": BatchTimes()}),
-        ([LATE] * 10 + [batch(left=0)] * 20, {}),
-        ([batch(why="delay over", size=4, batch_size=8, left=0)] * 30, {}),
+        (late(30, every=0.025), {}),
+        (late(30), {"is_adaptive": True}),
+        (late(30), {"times": BatchTimes()}),
+        (late(10) + [batch(left=0)] * 20, {}),
+        (late(30, size=4), {}),
+        (late(9), {}),
     ],
-    ids=["busy", "adaptive", "not measured", "seldom", "company came"],
+    ids=["busy", "adaptive", "not measured", "seldom", "company came", "few"],
 )
 def test_a_delay_that_is_of_use_stays(batches, changes):
-    facts = {"limits": EIGHT, "times": LINE, "arrivals_per_second": 5.0} | changes
+    facts = {"limits": EIGHT, "times": LINE} | changes
     assert "max_batch_delay" not in advice(view(*batches, **facts))
 
 
@@ -333,15 +347,14 @@ TIMES = st.builds(
 
 
 @given(
-    st.lists(RECORDS, max_size=60),
+    st.lists(RECORDS, max_size=60).map(lambda records: sorted(records, key=lambda record: record.at)),
     TIMES,
     st.integers(0, 4),
     st.integers(0, 4),
     st.none() | st.integers(1, 8),
-    st.floats(0.0, 1000.0),
 )
 def test_whatever_was_recorded_each_sentence_has_figures_and_is_whole(
-    records, times, minimum, more, cpu_workers, arrivals
+    records, times, minimum, more, cpu_workers
 ):
     found = explain(
         view(
@@ -349,7 +362,6 @@ def test_whatever_was_recorded_each_sentence_has_figures_and_is_whole(
             times=times if times.measured else BatchTimes(),
             scaling=ScalingLimits(minimum=minimum, maximum=max(1, minimum + more), max_idle=60.0),
             cpu_workers=cpu_workers,
-            arrivals_per_second=arrivals,
             limits=BatchLimits(batch_size=records[-1].batch_size if records else 1, max_delay=0.1),
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from frame.policy.explain_view import RECENT, Advice, ExplainView, Sentence, count, mean, rate, span
 from frame.policy.records import BatchRecord
@@ -16,6 +17,9 @@ FILLED = 0.5
 WORTHWHILE = 1.1
 """Gain below which a change is not advised."""
 OFTEN = 0.5
+ENOUGH = 10
+"""Batches below which nothing is advised."""
+SHORTEST_GAP = 1e-4
 LONELY = 1.5
 """Requests in a batch up to which waiting for company was in vain."""
 CALM = 0.5
@@ -42,6 +46,8 @@ class _Pressure:
 
 def advise(view: ExplainView) -> tuple[list[Advice], list[Sentence]]:
     """Return what to change, and in sentences what it is no use to change."""
+    if len(view.recent) < ENOUGH:
+        return [], []
     items = [*_larger_batches(view), *_shorter_delay(view), *_more_workers(view), *_fewer_workers(view)]
     return (
         [item for item in items if isinstance(item, Advice)],
@@ -164,7 +170,8 @@ def _shorter_delay(view: ExplainView) -> Iterator[Advice]:
     if view.is_adaptive or len(late) < OFTEN * len(recent) or size > LONELY or single is None:
         return
     workers = max(1.0, mean([record.workers for record in late]))
-    use = view.arrivals_per_second * single / workers
+    arrivals = _arrivals(recent)
+    use = arrivals * single / workers
     if use > CALM:
         return
     waited = mean([record.waited for record in late])
@@ -175,7 +182,7 @@ def _shorter_delay(view: ExplainView) -> Iterator[Advice]:
         f"max_batch_delay=0 would lower the time of a request from about {span(before)} to about "
         f"{span(after)}: {len(late)} of the last {count(len(recent), 'batch', 'batches')} waited for {delay} "
         f"and left with {count(size, 'request')} on average; one takes {span(single)}, and "
-        f"{rate(view.arrivals_per_second)} keep the workers busy for {100 * use:.0f} % of the time."
+        f"{rate(arrivals)} keep the workers busy for {100 * use:.0f} % of the time."
     )
     figures: dict[str, float | str] = {
         "batches": len(late),
@@ -184,10 +191,16 @@ def _shorter_delay(view: ExplainView) -> Iterator[Advice]:
         "mean_wait_seconds": waited,
         "seconds": before,
         "batch_seconds": single,
-        "arrivals_per_second": view.arrivals_per_second,
+        "requests_per_second": arrivals,
         "busy_share": use,
     }
     yield Advice({"max_batch_delay": "0"}, text, {"seconds": after}, figures)
+
+
+def _arrivals(recent: Sequence[BatchRecord]) -> float:
+    """Return the requests per second of the last batches; a pause among them does not count."""
+    gaps = sorted(later.at - earlier.at for earlier, later in pairwise(recent))
+    return mean([record.size for record in recent]) / max(SHORTEST_GAP, gaps[len(gaps) // 2])
 
 
 # --- workers --------------------------------------------------------------------------------------

@@ -62,7 +62,6 @@ class ExplainView:
     now: float
     journal: Journal
     times: BatchTimes
-    arrivals_per_second: float
     limits: BatchLimits
     is_adaptive: bool
     scaling: ScalingLimits

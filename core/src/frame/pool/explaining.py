@@ -25,14 +25,13 @@ def explain_view_of(pool: ModelPool, *, cpu_threads: int) -> ExplainView:
         now=now,
         journal=pool.journal,
         times=_times(pool),
-        arrivals_per_second=_arrivals(pool, now),
         limits=_limits(pool),
         is_adaptive=plan.adaptive is not None,
         scaling=ScalingLimits(minimum=plan.min_workers, maximum=plan.max_workers, max_idle=plan.max_idle),
         workers=sum(group.plan_slots for group in groups if group.state is GroupState.READY),
         starting=sum(group.plan_slots for group in groups if group.state is GroupState.STARTING),
         queued=pool.queue_length,
-        cpu_workers=max(1, cpu_threads // plan.group.threads) if pool.is_on_cpu else None,
+        cpu_workers=max(1, cpu_threads // plan.group.threads) if plan.is_on_cpu else None,
         requests=sum(metrics.request.counts),
         request_seconds=_mean(metrics.request),
         queue_seconds=_mean(metrics.queue_wait),
@@ -66,8 +65,3 @@ def _times(pool: ModelPool) -> BatchTimes:
         return BatchTimes(measured=measured)
     line = linear_regression([record.size for record in done], [record.seconds or 0.0 for record in done])
     return BatchTimes(measured=measured, base=max(0.0, line.intercept), per_item=max(0.0, line.slope))
-
-
-def _arrivals(pool: ModelPool, now: float) -> float:
-    records = pool.journal.batches
-    return sum(record.size for record in records) / max(1e-3, now - records[0].at) if records else 0.0
