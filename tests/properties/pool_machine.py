@@ -40,7 +40,8 @@ class PoolMachine(RuleBasedStateMachine):
         batch_size=st.integers(1, 3),
         delay_ms=st.sampled_from([0, 500]),
         queue_size=st.sampled_from([2, 6]),
-        workers=st.integers(1, 3),
+        workers=st.sampled_from([0, 1, 1, 2, 3]),
+        extra=st.sampled_from([0, 0, 1, 3]),
         slots=st.integers(1, 2),
         retries=st.sampled_from([True, True, False]),
         parallel=st.booleans(),
@@ -48,7 +49,7 @@ class PoolMachine(RuleBasedStateMachine):
         is_loaded=st.sampled_from([True, True, True, False]),
     )
     def begin(
-        self, batch_size, delay_ms, queue_size, workers, slots, retries, parallel, capacity, is_loaded
+        self, batch_size, delay_ms, queue_size, workers, extra, slots, retries, parallel, capacity, is_loaded
     ) -> None:
         self.capacity = capacity
         text = f"""
@@ -56,6 +57,8 @@ class PoolMachine(RuleBasedStateMachine):
             max_batch_delay={delay_ms}
             job_queue_size={queue_size}
             minWorkers={workers}
+            maxWorkers={max(1, workers + extra)}
+            max_idle_time=5
             option.slots_per_group={slots}
             option.predict_timeout={PREDICT_TIMEOUT}
             option.drain_time=2
@@ -154,12 +157,12 @@ class PoolMachine(RuleBasedStateMachine):
     def check_fate(self, client: Client) -> None:
         """A job of a dead group waits or runs again, or was answered for a reason."""
         if client.has_left or client.job.stream is not None:
-            assert not self.pool.is_waiting(client.job)
+            assert client.job not in self.pool.open_jobs
         elif client.blamed >= 2 or (client.blamed and not self.pool.plan.group.retry_on_crash):
             assert client.job.answer.result().status == 503
             assert client.job.answer.result().type_name in {"WorkerDiedError", "PredictTimeoutError"}
         elif not client.job.answer.done():
-            assert self.pool.is_waiting(client.job)
+            assert client.job in self.pool.open_jobs
         else:
             timed_out = client.job.answer.result().type_name == "PredictTimeoutError"
             assert timed_out or self.pool.status == "FAILED"
@@ -175,7 +178,7 @@ class PoolMachine(RuleBasedStateMachine):
             for group in self.pool.groups.values()
             for batch in group.batches.values()
             for job in batch.jobs.values()
-            if self.pool.is_waiting(job) and job.stream is None
+            if job in self.pool.open_jobs and job.stream is None
         ]
         assert sorted(queued + inside) == sorted(waiting)
 
@@ -195,13 +198,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_end_was_counted_once(self) -> None:
-        ended = [client for client in self.clients.values() if not self.pool.is_waiting(client.job)]
+        ended = [client for client in self.clients.values() if client.job not in self.pool.open_jobs]
         assert sum(self.pool.metrics.requests.values()) == len(ended)
 
     @invariant()
     def an_ended_job_holds_no_bytes(self) -> None:
         for client in self.clients.values():
-            if not self.pool.is_waiting(client.job):
+            if client.job not in self.pool.open_jobs:
                 assert client.job.parts[0][1].segments == []
 
     @invariant()
@@ -269,8 +272,9 @@ class PoolMachine(RuleBasedStateMachine):
             self.recover()
             self.rig.loop.advance(10.0)
             workers = sum(group.plan_slots for group in self.alive() if group.takes_work)
-            has_floor = workers >= (1 if self.capacity else self.pool.plan.min_workers)
-            if has_floor and not any(client.is_waiting for client in self.clients.values()):
+            has_floor = workers >= min(1 if self.capacity else 3, self.pool.plan.min_workers)
+            is_ready = has_floor and self.pool.status == "READY"
+            if is_ready and not any(client.is_waiting for client in self.clients.values()):
                 break
         assert not [client.job.id for client in self.clients.values() if client.is_waiting]
         assert has_floor
@@ -278,5 +282,5 @@ class PoolMachine(RuleBasedStateMachine):
         self.recover()
         self.is_closed = True
         self.rig.close()
-        assert not self.pool._jobs
+        assert not self.pool.open_jobs
         assert not self.pool.groups

@@ -19,6 +19,8 @@ def start_pool() -> Iterator[Callable[..., PoolRig]]:
         *lines: str, is_loaded: bool = True, prepare=None, devices=(("cpu",),), **loaded: int
     ) -> PoolRig:
         text = "\n".join(("option.slots_per_group=1", "option.predict_timeout=30", *lines))
+        if "maxWorkers" not in text:  # tests of anything but scaling want a number of workers that stays
+            text += "\nmaxWorkers=" + (text.partition("minWorkers=")[2].partition("\n")[0] or "1")
         rigs.append(PoolRig(plan(text, devices=devices), prepare=prepare))
         if is_loaded:
             rigs[-1].load_all(**loaded)

@@ -89,4 +89,4 @@ def test_each_time_is_kept_within_the_interval_of_the_looks(start_pool):
     rig.loop.advance(0.75)
     assert all(job.answer.done() for job in jobs)
     rig.loop.advance(0.0)
-    assert len(rig.pool._jobs) == 1
+    assert len(rig.pool.open_jobs) == 1

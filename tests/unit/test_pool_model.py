@@ -105,7 +105,7 @@ def test_what_is_not_done_in_time_is_answered_when_the_pool_closes(start_pool):
     assert closing.done()
     for job in (running, waiting):
         found = rig.answer_of(job)
-        assert (found.status, found.message) == (503, "the server is shutting down")
+        assert (found.status, found.message) == (503, "Model is shutting down: m")
     for group in rig.groups:
         group.reap()
     rig.loop.settle()

@@ -151,7 +151,7 @@ def test_a_plan_has_the_settings_in_seconds():
 def test_workers_of_the_devices_type_count():
     text = "minWorkers=1\nmaxWorkers=9\ngpu.minWorkers=2\ngpu.maxWorkers=3"
     on_gpus = plan(text, devices=(("gpu0",), ("gpu1",)))
-    assert (on_gpus.min_workers, on_gpus.max_workers) == (2, 3)
+    assert [(place.minimum, place.maximum) for place in on_gpus.places] == [(2, 3), (2, 3)]
     on_cpu = plan(text)
     assert (on_cpu.min_workers, on_cpu.max_workers) == (1, 9)
 

@@ -187,7 +187,7 @@ def test_a_neighbour_that_does_not_finish_is_run_again_without_blame(start_pool)
     rig.groups[0].reap()
     rig.loop.settle()
     assert neighbour.deaths == 0
-    assert rig.pool.is_waiting(neighbour)
+    assert neighbour in rig.pool.open_jobs
 
 
 def test_a_stream_that_moves_is_no_hang(start_pool):

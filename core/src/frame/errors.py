@@ -50,6 +50,12 @@ class ModelNotFoundError(FrameError):
     status = 404
 
 
+class ModelExistsError(FrameError):
+    """A model of that name and version is there already: the client can fix it."""
+
+    status = 409
+
+
 class ResourceNotFoundError(FrameError):
     """No such route: the client can fix it."""
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -23,8 +24,10 @@ from frame.http.servers import AsgiApp, serve
 from frame.http.settings import data_plane_settings
 from frame.policy.wording import without_places
 from frame.pool.budget import ByteBudget
-from frame.pool.devices import place
-from frame.pool.manager import BrokenModel, WorkloadManager, usable_cores
+from frame.pool.cgroups import usable_cores
+from frame.pool.devices import place, visible_gpus
+from frame.pool.manager import BrokenModel, WorkloadManager
+from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan, make_plan
 from frame.store.catalog import Catalog, build_catalog, models_cache
 
@@ -186,7 +189,18 @@ class _Server:
             reason = without_places(reason)  # it goes to clients; `frame check` and the log have it whole
             broken.append(BrokenModel(name=entry.name, version=entry.version, url=entry.url, reason=reason))
         cache = models_cache(self._config, self._settings.environ).parent
-        return WorkloadManager(plans, broken, ByteBudget(self._config.max_queued_bytes), cache=Path(cache))
+        return WorkloadManager(
+            plans,
+            broken,
+            ByteBudget(self._config.max_queued_bytes),
+            cache=Path(cache),
+            cpu_threads=self._cpu_threads,
+            read=partial(read_memory, visible=visible_gpus(self._settings.environ)),
+        )
+
+    @property
+    def _cpu_threads(self) -> int:
+        return self._config.cpu_threads or usable_cores()
 
     def _plan(self, config: ModelConfig, engine: EngineSpec, url: str) -> ModelPlan:
         return make_plan(
@@ -195,6 +209,6 @@ class _Server:
             url=url,
             interpreter=sys.executable,
             devices=place(config.load_on_devices, self._settings.environ),
-            cores=usable_cores(),
+            cores=self._cpu_threads,
             environ=self._settings.environ,
         )

@@ -106,7 +106,8 @@ class DataPlane:
                 pool.check_ready()
             head = self._head(invocation, codec, request_id)
             payload = await self._intake.read(invocation.properties, receive)
-            found_pool = pool or self._find_after(invocation, payload)
+            if pool is None or pool.is_closing:  # not named by the path, or replaced while the body came
+                pool = self._find_after(invocation, payload)
         except ClientGoneError:
             return
         except FrameError as error:
@@ -116,17 +117,17 @@ class DataPlane:
             return
         size_bytes = payload.size_bytes
         try:
-            job = self._job(head, invocation, payload, found_pool)
-            await self._run(_Exchange(receive, send), adapter, found_pool, job)
+            job = self._job(head, invocation, payload, pool)
+            await self._run(_Exchange(receive, send), adapter, pool, job)
         finally:
             self._intake.release(payload, size_bytes)
 
     # --- in -----------------------------------------------------------------------------------
 
     def _find_after(self, invocation: Invocation, payload: Payload) -> ModelPool:
-        """Find the model that a form field names, once the body is here; free the body when there is none."""
+        """Find the model once the body is here, if need be by a form field; free the body if that fails."""
         try:
-            name = _named_in_body(invocation, payload)
+            name = invocation.model or _named_in_body(invocation, payload)
             if name is None:
                 raise BadRequestError("Parameter model_name is required.")
             return self._manager.find(name, invocation.version)

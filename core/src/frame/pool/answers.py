@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from frame.pool.group import Batch, WorkerGroup
+from frame.pool.batches import Batch
+from frame.pool.group import WorkerGroup
 from frame.pool.heads import decode_head
 from frame.pool.jobs import Answer, Body, Job, JobStream
 from frame.wire.frames import Frame, WireError
@@ -64,7 +65,7 @@ def _take_whole(pool: ModelPool, group: WorkerGroup, head: AnswersHead, bodies: 
         job = batch.jobs.pop(item.id, None) if batch is not None else None
         if job is not None:
             job.inference = head.end.compute if head.end is not None else 0.0
-            pool.finish(job, _answer(item, body))
+            pool.open_jobs.finish(job, _answer(item, body))
     if head.end is not None and batch is not None:
         _end_batch(pool, group, batch, head.end)
 
@@ -87,8 +88,8 @@ def _end_batch(pool: ModelPool, group: WorkerGroup, batch: Batch, end: BatchEnd)
     metrics.encode.observe(end.encode)
     metrics.splits += end.calls > 1
     for job in batch.jobs.values():
-        pool.finish(job, _unanswered("the worker passed over this request"))
-    pool.batch_done(group, batch)
+        pool.open_jobs.finish(job, _unanswered("the worker passed over this request"))
+    pool.batch_done(group, batch, end.compute)
 
 
 def _unanswered(message: str) -> Answer:
@@ -98,14 +99,14 @@ def _unanswered(message: str) -> Answer:
 def _take_stream(pool: ModelPool, group: WorkerGroup, head: AnswerHead, bodies: _Bodies) -> None:
     first = bodies.take(head.parts)
     job = group.find_job(head.id)
-    if job is None or not pool.is_waiting(job):
+    if job is None or job not in pool.open_jobs:
         return
     group.progressed(job)
     answer = _answer(head, None)
     answer.stream = _stream_of(pool, group, job)
     if first:
         answer.stream.push(first)
-    pool.begin_stream(job, answer)
+    pool.open_jobs.begin_stream(job, answer)
 
 
 def _stream_of(pool: ModelPool, group: WorkerGroup, job: Job) -> JobStream:
@@ -119,9 +120,9 @@ def _take_end(pool: ModelPool, group: WorkerGroup, head: EndHead) -> None:
     batch = group.batches[job.batch]
     del batch.jobs[job.id]
     if job.stream is None:
-        pool.finish(job, _unanswered("the worker ended a stream that had not begun"))
+        pool.open_jobs.finish(job, _unanswered("the worker ended a stream that had not begun"))
     else:
         job.stream.end(head.error)
-    pool.end_stream(job, is_broken=bool(head.error))
+    pool.open_jobs.end_stream(job, is_broken=bool(head.error))
     if group.capacity:
         pool.batch_done(group, batch)

@@ -1,24 +1,25 @@
-"""The workload manager: every model version's pool, found by name and version."""
+"""The workload manager: every model version's pool, found by name and version, and what they share."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frame.config.view import shown_model_settings
-from frame.errors import ModelNotFoundError, ModelNotReadyError
-from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
-from frame.policy.lifecycle import GroupState
+from frame.errors import ModelExistsError, ModelNotFoundError, ModelNotReadyError
+from frame.http.host import ExplainedModel, ModelView
+from frame.policy.placement import Loaded
 from frame.pool.budget import ByteBudget
 from frame.pool.environments import EnvironmentRequest, make_environment
-from frame.pool.group import WorkerGroup
+from frame.pool.explaining import explain_view_of
+from frame.pool.memory import read_memory
 from frame.pool.metrics import MetricsView
 from frame.pool.model import ModelPool
-from frame.pool.plan import ModelPlan
+from frame.pool.placer import Placer, ReadMemory, label_of
+from frame.pool.plan import ModelPlan, Place, kind_of
+from frame.pool.views import count_states, view_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +33,46 @@ class BrokenModel:
 
 
 class WorkloadManager:
-    """All models. Everything but `run` and `close` is cheap and runs on the loop's thread."""
+    """All models. Everything but `run`, `remove` and `close` is cheap and runs on the loop's thread.
+
+    Invariant: a name without a version means the newest version that is ready; one that is being removed is
+        chosen last, so that a new version takes over without a failed request.
+    """
 
     def __init__(
-        self, plans: Sequence[ModelPlan], broken: Sequence[BrokenModel], budget: ByteBudget, *, cache: Path
+        self,
+        plans: Sequence[ModelPlan],
+        broken: Sequence[BrokenModel],
+        budget: ByteBudget,
+        *,
+        cache: Path,
+        cpu_threads: int,
+        read: ReadMemory = read_memory,
     ) -> None:
+        """Make the pools; `run` starts them.
+
+        Args:
+            cache: folder of the models' environments.
+            cpu_threads: threads that all workers on the CPU together may compute with.
+            read: tells how much memory is free.
+        """
         self.budget = budget
         self.is_draining = False
         self._cache = cache
+        self._cpu_threads = cpu_threads
         self._broken = {(item.name, item.version): item for item in broken}
         self._pools: dict[str, dict[str | None, ModelPool]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._closed = asyncio.Event()
+        self._placer = Placer(
+            loaded=self._loaded,
+            unload=self._unload,
+            measured=self._measured,
+            spare_workers=self._spare_workers,
+            read=read,
+        )
         for plan in plans:
-            self._pools.setdefault(plan.name, {})[plan.version] = ModelPool(plan, self._prepare)
+            self.add(plan)
 
     # --- lookup -------------------------------------------------------------------------------
 
@@ -52,16 +81,18 @@ class WorkloadManager:
         return (pool for versions in self._pools.values() for pool in versions.values())
 
     def find(self, name: str, version: str | None) -> ModelPool:
-        """Return the pool of a model; the newest version when none is named.
+        """Return the pool of a model; when no version is named, of the newest that is ready.
 
         Raises:
             ModelNotFoundError: there is none.
             ModelNotReadyError: it is in the store, but its configuration is wrong.
         """
         versions = self._pools.get(name)
-        if versions is not None:
+        if versions:
+            if version is None and len(versions) == 1:
+                return next(iter(versions.values()))
             if version is None:
-                return versions[max(versions, key=version_order)]
+                return max(versions.values(), key=_preference)
             found = versions.get(None if version == "default" else version)
             if found is not None:
                 return found
@@ -88,8 +119,43 @@ class WorkloadManager:
     async def run(self) -> None:
         """Run every pool until closed."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             for pool in self.pools():
                 tasks.create_task(pool.run())
+            await self._closed.wait()
+            self._tasks = None
+
+    def add(self, plan: ModelPlan) -> ModelPool:
+        """Serve one more model version; `settled` of its pool is set when it is up or has failed.
+
+        Raises:
+            ModelExistsError: there is one of that name and version.
+        """
+        versions = self._pools.setdefault(plan.name, {})
+        if plan.version in versions:
+            raise ModelExistsError(f"Model {label_of(plan)} is already registered.")
+        pool = versions[plan.version] = ModelPool(plan, self._prepare, resources=self._placer)
+        if self._tasks is not None:
+            self._tasks.create_task(pool.run())
+        return pool
+
+    async def remove(self, name: str, version: str | None, timeout: float) -> None:  # passed on to the pool
+        """Take no more requests for a model version, finish those that are here, end its workers, forget it.
+
+        What is not done within `timeout` seconds is answered 503.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        versions = self._pools.get(name, {})
+        pool = versions.get(version)
+        if pool is None or pool.is_closing:
+            raise ModelNotFoundError(f"Model not found: {name}")
+        await pool.close(timeout)
+        await pool.ended.wait()
+        del versions[version]
+        if not versions:
+            del self._pools[name]
 
     async def settled(self) -> None:
         """Return when every model has loaded or failed for the first time."""
@@ -99,6 +165,7 @@ class WorkloadManager:
     async def close(self, timeout: float) -> None:  # passed on to each pool
         """Take no more requests, finish what is here, end all workers."""
         self.is_draining = True
+        self._closed.set()
         await asyncio.gather(*(pool.close(timeout) for pool in self.pools()))
 
     async def _prepare(self, plan: ModelPlan) -> ModelPlan:
@@ -129,6 +196,12 @@ class WorkloadManager:
         ]  # fmt: skip
         return [*broken, *(view_of(pool) for pool in self.pools())]
 
+    def explain(self, name: str, version: str | None) -> ExplainedModel:
+        """Return what a model version is explained from; raises as `find` does."""
+        pool = self.find(name, version)
+        view = explain_view_of(pool, cpu_threads=self._cpu_threads)
+        return ExplainedModel(name=pool.plan.name, version=pool.plan.version, view=view)
+
     def metrics(self) -> list[MetricsView]:
         """Return what the metrics of every model are made from."""
         return [
@@ -137,10 +210,57 @@ class WorkloadManager:
                 version=pool.plan.version,
                 metrics=pool.metrics,
                 queue_length=pool.queue_length,
-                workers=_count_states(pool),
+                workers=count_states(pool),
             )
             for pool in self.pools()
         ]
+
+    # --- what they share ----------------------------------------------------------------------
+
+    def _loaded(self) -> Iterable[Loaded]:
+        for pool in self.pools():
+            if pool.groups:
+                yield Loaded(
+                    key=label_of(pool.plan),
+                    devices=tuple(name for group in pool.groups.values() for name in group.settings.devices),
+                    measured_mb=_taken(pool),
+                    last_used=pool.last_used,
+                    leases=pool.leases,
+                    may_unload=pool.plan.starts_on_demand or not pool.plan.min_workers,
+                    is_leaving=pool.is_asleep or pool.is_closing,
+                )
+
+    async def _unload(self, key: str) -> None:
+        await next(pool for pool in self.pools() if label_of(pool.plan) == key).unload()
+
+    def _measured(self, plan: ModelPlan, place: Place) -> dict[str, int]:  # noqa: ARG002  # GPUs cannot be measured from here
+        pool = self._pools[plan.name][plan.version]
+        return {"cpu": pool.copy_bytes >> 20} if pool.copy_bytes else {}
+
+    def _spare_workers(self, plan: ModelPlan) -> int | None:
+        """Return what other models' busy workers leave of the CPU threads; a maximum that was set wins."""
+        if plan.is_maximum_set or not plan.is_on_cpu:
+            return None
+        others = (pool for pool in self.pools() if pool.plan.name != plan.name)
+        busy = sum(pool.busy_workers * pool.plan.group.threads for pool in others if pool.plan.is_on_cpu)
+        return max(0, (self._cpu_threads - busy) // plan.group.threads - plan.min_workers)
+
+
+def _taken(pool: ModelPool) -> dict[str, int]:
+    """Return the megabytes that a model's groups give back, by place: required or, on the CPU, measured."""
+    needs = {place.devices: place.needs for place in pool.plan.places}
+    taken: dict[str, int] = {}
+    for group in pool.groups.values():
+        for name in {"cpu", *group.settings.devices}:
+            required = needs[group.settings.devices][kind_of(name)].required_mb
+            measured = group.rss_bytes >> 20 if name == "cpu" else 0
+            taken[name] = taken.get(name, 0) + max(required, measured)
+    return taken
+
+
+def _preference(pool: ModelPool) -> tuple[bool, bool, object]:
+    is_ready = pool.status == "READY"
+    return (not pool.is_closing, is_ready, version_order(pool.plan.version))
 
 
 def version_order(version: str | None) -> tuple[int, tuple[tuple[int, int, str], ...]]:
@@ -149,63 +269,3 @@ def version_order(version: str | None) -> tuple[int, tuple[tuple[int, int, str],
         return (0, ())
     words = version.replace("-", ".").replace("_", ".").lstrip("vV").split(".")
     return (1, tuple((1, int(word), "") if word.isdecimal() else (0, 0, word) for word in words))
-
-
-def view_of(pool: ModelPool) -> ModelView:
-    """Return what the control plane shows of one model version."""
-    config = pool.plan.config
-    settings = {key: (shown.value, str(shown.source)) for key, shown in shown_model_settings(config).items()}
-    ready = [group for group in pool.groups.values() if group.signature is not None]
-    return ModelView(
-        name=pool.plan.name,
-        version=pool.plan.version,
-        url=pool.plan.url,
-        engine=pool.plan.group.engine.name,
-        status=pool.status,
-        reason=pool.reason,
-        batch_size=config.batch_size,
-        max_batch_delay_ms=config.max_batch_delay,
-        max_idle_time=config.max_idle_time,
-        job_queue_size=config.job_queue_size,
-        requests_in_queue=pool.queue_length,
-        loaded_at_startup=pool.plan.loaded_at_startup,
-        groups=tuple(_group_view(pool, devices) for devices in pool.plan.devices),
-        signature=ready[0].signature if ready else None,
-        settings=settings,
-        log_tail=pool.log_tail if pool.status == "FAILED" else (),
-    )
-
-
-def _group_view(pool: ModelPool, devices: tuple[str, ...]) -> WorkerGroupView:
-    workers = [
-        WorkerView(
-            id=group.key * 100 + slot, pid=group.pid, start_time=group.started, state=_state(group, slot)
-        )
-        for group in pool.groups.values()
-        if group.settings.devices == devices
-        for slot in range(group.plan_slots)
-    ]
-    return WorkerGroupView(
-        device="+".join(devices), min=pool.plan.min_workers, max=pool.plan.max_workers, workers=tuple(workers)
-    )
-
-
-def _state(group: WorkerGroup, slot: int) -> WorkerState:
-    if group.state is GroupState.STARTING:
-        return "starting"
-    if group.state is GroupState.READY:
-        return "busy" if slot < len(group.batches) else "ready"
-    return "draining"
-
-
-def _count_states(pool: ModelPool) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for devices in pool.plan.devices:
-        for worker in _group_view(pool, devices).workers:
-            counts[worker.state] = counts.get(worker.state, 0) + 1
-    return counts
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

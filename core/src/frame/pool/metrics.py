@@ -46,6 +46,7 @@ class ModelMetrics:
     def __init__(self) -> None:
         self.requests: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
+        self.scalings: dict[str, int] = {}
         self.splits = 0
         self.request = Histogram(SECONDS)
         self.queue_wait = Histogram(SECONDS)
@@ -63,6 +64,11 @@ class ModelMetrics:
     def count_restart(self, cause: str) -> None:
         """Count one worker group that ended without being asked."""
         self.restarts[cause] = self.restarts.get(cause, 0) + 1
+
+    def count_scaling(self, difference: int) -> None:
+        """Count one change of the number of workers."""
+        direction = "up" if difference > 0 else "down"
+        self.scalings[direction] = self.scalings.get(direction, 0) + 1
 
 
 OUTCOMES = ("ok", "client_error", "model_error", "server_error", "cancelled")
@@ -153,14 +159,21 @@ def _counters(views: list[MetricsView]) -> Iterator[CounterMetricFamily]:
     splits = CounterMetricFamily(
         "frame_batch_splits", "Batches that took more than one model call.", labels=["model", "version"]
     )
+    scalings = CounterMetricFamily(
+        "frame_scalings",
+        "Changes of the number of workers.",
+        labels=["model", "version", "direction"],
+    )
     for view in views:
         labels = [view.model, view.version]
+        for direction, count in view.metrics.scalings.items():
+            scalings.add_metric([*labels, direction], count)
         for outcome, count in view.metrics.requests.items():
             requests.add_metric([*labels, outcome], count)
         for cause, count in view.metrics.restarts.items():
             restarts.add_metric([*labels, cause], count)
         splits.add_metric(labels, view.metrics.splits)
-    yield from (requests, restarts, splits)
+    yield from (requests, restarts, scalings, splits)
 
 
 def _gauges(views: list[MetricsView]) -> Iterator[GaugeMetricFamily]:

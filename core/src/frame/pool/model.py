@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+from collections.abc import Iterator
 from time import monotonic
 from typing import Literal
 
 from frame.errors import CapacityError, ModelNotReadyError
-from frame.policy.dispatch import Dispatcher, Order
+from frame.policy.admission import why_refused
+from frame.policy.conductor import Conductor, Sent
 from frame.policy.quarantine import Quarantine
-from frame.policy.recovery import POISONOUS_DEATHS, Interrupted, why_not_again
+from frame.policy.records import Journal
+from frame.policy.service_times import ServiceTimes
 from frame.policy.wording import without_places
 from frame.pool.answers import take_answers
-from frame.pool.group import Batch, GroupEnd, WorkerGroup
+from frame.pool.batches import Batch
+from frame.pool.deadlines import Deadlines
+from frame.pool.deaths import GroupEnd
+from frame.pool.group import WorkerGroup
+from frame.pool.hints import HintMaker
 from frame.pool.jobs import Answer, Job
-from frame.pool.metrics import ModelMetrics, outcome_of
+from frame.pool.metrics import ModelMetrics
+from frame.pool.open_jobs import OpenJobs
+from frame.pool.placer import UNLIMITED, Resources
 from frame.pool.plan import ModelPlan
-from frame.pool.quarantine import hold
+from frame.pool.recovery import recover_batch
 from frame.pool.request_log import RequestLog
+from frame.pool.staffing import Staffing, scaling_limits
 from frame.pool.supervisor import Clock, MakeGroup, Prepare, Supervisor
 from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
-_CHECK_INTERVAL = 0.05
-"""Seconds between two looks at the deadlines: each one goes over all jobs."""
 
 
 class ModelPool:
@@ -39,28 +46,47 @@ class ModelPool:
     """
 
     def __init__(
-        self, plan: ModelPlan, prepare: Prepare, make_group: MakeGroup = WorkerGroup, clock: Clock = monotonic
+        self,
+        plan: ModelPlan,
+        prepare: Prepare,
+        make_group: MakeGroup = WorkerGroup,
+        clock: Clock = monotonic,
+        resources: Resources = UNLIMITED,
     ) -> None:
         self.metrics = ModelMetrics()
         self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
         self.reason: str | None = None
         self.settled = asyncio.Event()
-        """Set once the first start has succeeded or failed."""
+        """Set once the floor of workers is up, or the first start has failed."""
+        self.ended = asyncio.Event()
+        """Set once closed and every worker is gone."""
+        self.last_used = clock()
+        self.copy_bytes = 0
+        """Memory of the process that was loaded last."""
         self.quarantine = Quarantine(plan.config.quarantine_time)
-        self._clock = clock
-        self._supervisor = Supervisor(plan, self, prepare=prepare, make_group=make_group, clock=clock)
-        self._request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
-        self._waiting: Dispatcher[WorkerGroup, Job] = Dispatcher(plan.batching)
-        self._jobs: dict[int, Job] = {}
+        self._hints = HintMaker(plan.group.padding, has_budget=plan.batching.max_cost is not None)
+        self.clock = clock
+        self._policies: Conductor[WorkerGroup, Job] = Conductor(
+            plan.batching, scaling_limits(plan), plan.adaptive
+        )
+        self._waiting = self._policies.waiting
+        self._supervisor = Supervisor(
+            plan,
+            self,
+            staffing=Staffing(self._policies, self.metrics, resources, clock),
+            prepare=prepare,
+            make_group=make_group,
+            clock=clock,
+            admit=resources.admit,
+        )
+        request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
+        self.open_jobs = OpenJobs(self.metrics, request_log, clock)
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
         self._pump_asked = False
         self._may_dispatch = False
         self._due_timer: asyncio.TimerHandle | None = None
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._deadline_check = math.inf
-        self._no_check_before = 0.0
-        self._idle: asyncio.Future[None] | None = None
+        self._deadlines = Deadlines(clock, self._check_deadlines)
 
     @property
     def plan(self) -> ModelPlan:
@@ -76,6 +102,36 @@ class ModelPool:
     def log_tail(self) -> tuple[str, ...]:
         """The last lines of the group that ended last."""
         return self._supervisor.log_tail
+
+    @property
+    def journal(self) -> Journal:
+        """What was decided last, and why."""
+        return self._policies.journal
+
+    @property
+    def times(self) -> ServiceTimes:
+        """What was measured of batches and arrivals."""
+        return self._policies.times
+
+    @property
+    def leases(self) -> int:
+        """Requests between admission and answer."""
+        return len(self.open_jobs)
+
+    @property
+    def busy_workers(self) -> int:
+        """Workers that run a batch."""
+        return sum(min(group.sent, group.slots) for group in self.groups.values())
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no more requests are taken, for good."""
+        return self._is_closing
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether workers are started by the next request and not before."""
+        return self._supervisor.is_asleep
 
     # --- admission ----------------------------------------------------------------------------
 
@@ -94,35 +150,32 @@ class ModelPool:
         self.check_ready()
         if self.queue_length >= self.plan.queue_size:
             raise CapacityError(f"Worker queue capacity exceeded for model: {self.plan.name}")
-        self._jobs[job.id] = job
-        self._waiting.add(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
+        self.open_jobs.add(job)
+        job.hint = self._hints.hint(job)
+        self._policies.add(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
         if self._may_dispatch:
             self._ask_pump()
-        self._check_deadlines_at(job.deadline)
+        else:
+            self._supervisor.requests_wait()
+        self._deadlines.at(job.deadline)
 
     def check_ready(self) -> None:
         """Raise `ModelNotReadyError` unless requests are taken."""
-        if self._is_closing:
+        refused = why_refused(
+            status=self.status, is_closing=self._is_closing, can_wait=False, waiting=0, queue_size=1
+        )
+        if refused is None:
+            return
+        if refused.reason == "closing":
             raise ModelNotReadyError(f"Model is shutting down: {self.plan.name}")
-        if self.status != "READY":
-            detail = f": {self.reason}" if self.reason else ""
-            raise ModelNotReadyError(f"Model is not ready: {self.plan.name}{detail}")
+        detail = f": {self.reason}" if self.reason else ""
+        raise ModelNotReadyError(f"Model is not ready: {self.plan.name}{detail}")
 
     def cancel(self, job: Job) -> None:
         """Drop a job whose client went away: out of the queue, or its worker is told."""
-        if not self._forget(job):
-            return
-        self._drop(job)
-        self.metrics.count_request("cancelled", self._clock() - job.arrived)
-        job.close()
-
-    def _forget(self, job: Job) -> bool:
-        """Drop a job from the table of those that somebody waits for; False when it is not in it."""
-        if self._jobs.pop(job.id, None) is None:
-            return False
-        if not self._jobs and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
-        return True
+        if self.open_jobs.cancel(job):
+            self._drop(job)
+            job.close()
 
     # --- dispatch -----------------------------------------------------------------------------
 
@@ -136,10 +189,10 @@ class ModelPool:
     def _pump(self) -> None:
         """Send all that is due, then set the timer for what is not."""
         self._pump_asked = False
-        now = self._clock()
+        now = self.clock()
         groups = self.groups.values()
-        while (order := self._waiting.next_order(now, groups)) is not None:
-            self._send(order, now)
+        while (sent := self._policies.next_order(now, groups)) is not None:
+            self._send(sent, now)
         self._may_dispatch = self._waiting.waits_for_jobs(groups)
         if self._due_timer is not None:
             self._due_timer.cancel()
@@ -147,69 +200,63 @@ class ModelPool:
         due = self._waiting.wake_at(now, groups)
         if due is not None:
             self._due_timer = self._loop.call_at(due, self._ask_pump)
+        if len(self._waiting):
+            self._supervisor.requests_wait()
 
-    def _send(self, order: Order[WorkerGroup, Job], now: float) -> None:
-        jobs = [job for job in order.jobs if job.deadline > now]
-        if len(jobs) < len(order.jobs):
-            for job in order.jobs:
-                if job.deadline <= now:
-                    self._time_out(job)
-            if not jobs:
-                return
+    def _send(self, sent: Sent[WorkerGroup, Job], now: float) -> None:
+        order, jobs = sent.order, self._in_time(sent, now)
+        if not jobs:
+            return
         self.metrics.batch_size.observe(len(jobs))
         batch = order.runner.send(jobs, is_suspect=order.is_suspect)
-        if not order.is_ahead:
+        batch.record = sent.record
+        if not order.is_ahead or batch in order.runner.taken:
             self._start(order.runner, batch, now)
+
+    def _in_time(self, sent: Sent[WorkerGroup, Job], now: float) -> list[Job]:
+        """Return the jobs of an order but for those whose time is over: they are answered here."""
+        jobs = [job for job in sent.order.jobs if job.deadline > now]
+        if len(jobs) < len(sent.order.jobs):
+            sent.record.size = len(jobs)
+            if not jobs:
+                self.journal.batches.pop()  # the record of this order: there is no batch
+            for job in sent.order.jobs:
+                if job.deadline <= now:
+                    self._time_out(job)
+        return jobs
 
     def _start(self, group: WorkerGroup, batch: Batch, now: float) -> None:
         group.start(batch, now)
-        self._check_deadlines_at(batch.deadline)
+        self._deadlines.at(batch.deadline)
         for job in batch.jobs.values():
             self.metrics.queue_wait.observe(now - job.arrived)
 
     # --- deadlines ----------------------------------------------------------------------------
 
-    def _check_deadlines_at(self, deadline: float) -> None:
-        """Look at the deadlines when this one is over, or earlier."""
-        at = max(deadline, self._no_check_before)
-        if at < self._deadline_check:
-            if self._deadline_timer is not None:
-                self._deadline_timer.cancel()
-            self._deadline_check = at
-            self._deadline_timer = self._loop.call_at(at, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        """Answer jobs whose time is over, end groups whose batch hangs; look again at the next deadline."""
-        now = self._clock()
-        self._no_check_before = now + _CHECK_INTERVAL
-        for job in list(self._jobs.values()):
+    def _check_deadlines(self, now: float) -> Iterator[float]:
+        """Answer jobs whose time is over, end groups whose batch hangs; yield the deadlines that are left."""
+        for job in list(self.open_jobs):
             if job.deadline <= now and job.stream is None:
                 self._time_out(job)
                 self._drop(job)
         for group in self.groups.values():
             group.end_if_hung(now)
-        deadlines = [job.deadline for job in self._jobs.values() if job.stream is None]
-        batches = (batch for group in self.groups.values() for batch in group.batches.values())
-        deadlines += [batch.deadline for batch in batches if batch.has_started]
-        self._deadline_check = math.inf
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-            self._deadline_timer = None
-        if deadlines:
-            self._check_deadlines_at(min(deadlines))
+        yield from (job.deadline for job in self.open_jobs if job.stream is None)
+        for group in self.groups.values():
+            yield from (batch.deadline for batch in group.batches.values() if batch.has_started)
 
     def _time_out(self, job: Job) -> None:
         """Answer a job whose time is over."""
         where = "in a worker" if job.group_key else "in the queue"
         message = f"no answer within {job.deadline - job.arrived:g} s ({job.limited_by}); it was {where}"
-        self.finish(job, Answer(status=503, type_name="PredictTimeoutError", message=message))
+        self.open_jobs.finish(job, Answer(status=503, type_name="PredictTimeoutError", message=message))
 
     def give_up(self, job: Job) -> None:
         """Treat the batch of a stream that stalled as a hang: its worker is replaced."""
         group = self.groups.get(job.group_key)
         if group is not None and job.batch in group.batches:
-            group.batches[job.batch].deadline = self._clock()
-            self._check_deadlines()
+            group.batches[job.batch].deadline = self.clock()
+            self._deadlines.check()
 
     def _drop(self, job: Job) -> None:
         """Forget a job that was answered while it waits or runs."""
@@ -220,33 +267,14 @@ class ModelPool:
 
     # --- answers ------------------------------------------------------------------------------
 
-    def finish(self, job: Job, answer: Answer) -> None:
-        """Give a job its answer; the first one counts."""
-        if not self._forget(job):
-            return
-        if not job.answer.done():
-            job.answer.set_result(answer)
-        total = self._clock() - job.arrived
-        self.metrics.count_request(outcome_of(answer.status), total)
-        if self._request_log is not None and job.dispatched:
-            self._request_log.add(queue=job.dispatched - job.arrived, inference=job.inference, total=total)
-        job.close()
-
-    def begin_stream(self, job: Job, answer: Answer) -> None:
-        """Give a job an answer whose body is still coming."""
-        job.stream = answer.stream
-        if not job.answer.done():
-            job.answer.set_result(answer)
-
-    def is_waiting(self, job: Job) -> bool:
-        """Tell whether somebody still waits for this job."""
-        return job.id in self._jobs
-
-    def batch_done(self, group: WorkerGroup, batch: Batch) -> None:
-        """A slot is free again."""
+    def batch_done(self, group: WorkerGroup, batch: Batch, compute: float = 0.0) -> None:
+        """A slot is free again; the model took `compute` seconds of the batch's time."""
+        now = self.last_used = self.clock()
         ahead = group.batch_ended(batch)
         if ahead is not None:
-            self._start(group, ahead, self._clock())
+            self._start(group, ahead, now)
+        if batch.record is not None:
+            self._policies.batch_ended(batch.record, now - batch.started, compute, now, self.groups.values())
         self._supervisor.answered()
         self._may_dispatch = True
         if self.queue_length:
@@ -261,7 +289,16 @@ class ModelPool:
         _log.info("worker_ready model=%s group=%d %s", self.plan.name, group.key, facts)
         self.metrics.load.observe(seconds)
         self.status, self.reason = "READY", None
-        self.settled.set()
+        self.copy_bytes = group.rss_bytes
+        self._hints.learn(group.signature)
+        self._supervisor.loaded(group, seconds)
+        self._ask_pump()
+
+    def group_resized(self, group: WorkerGroup) -> None:
+        """Use the slots that a group has now."""
+        now = self.clock()
+        for batch in group.taken:
+            self._start(group, batch, now)
         self._supervisor.look_again()
         self._ask_pump()
 
@@ -271,14 +308,33 @@ class ModelPool:
 
     async def run(self) -> None:
         """Keep the floor of workers until closed; returns when every group is gone."""
-        await self._supervisor.run()
+        try:
+            await self._supervisor.run()
+        finally:
+            self.ended.set()
+
+    def floor_reached(self) -> None:
+        """Take requests: the workers that there always should be are up, or the first request starts them."""
+        if self.status == "PENDING":
+            self.status = "READY"
+        self.settled.set()
+
+    def may_try_again(self) -> None:
+        """Let the next request start a worker."""
+        self.status, self.reason = "READY", None
+
+    async def unload(self) -> None:
+        """End the workers of an idle model, until the next request, and return when they are gone."""
+        await self._supervisor.unload()
 
     def group_ended(self, group: WorkerGroup, end: GroupEnd) -> None:
         """Decide what becomes of the jobs that the group was running."""
         if end.kind != "drained":
             self.metrics.count_restart(end.kind)
+            jobs = sum(len(batch.jobs) for batch in group.batches.values())
+            self._policies.group_died(self.clock(), end.kind, end.cause, jobs)
         for batch in reversed(group.batches.values()):
-            self._recover_batch(group, batch, end)
+            recover_batch(self, group, batch, end)
         self._ask_pump()
 
     def model_failed(self, cause: str) -> None:
@@ -288,70 +344,37 @@ class ModelPool:
         self.status, self.reason = "FAILED", cause
         self.settled.set()
         message = f"Model is not ready: {self.plan.name}: {cause}"
-        waiting = [job for job in self._jobs.values() if not job.group_key]
+        waiting = [job for job in self.open_jobs if not job.group_key]
         for job in waiting:
             self._waiting.remove(job.id)
-            self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
+            self.open_jobs.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
 
-    def _recover_batch(self, group: WorkerGroup, batch: Batch, end: GroupEnd) -> None:
-        """Decide for each unfinished job of a group that ended: run again, or answer why not."""
-        is_blamed = end.kind != "drained" and batch.has_started
-        if group.hung_batches and batch.id not in group.hung_batches:
-            is_blamed = False
-        for job in reversed([job for job in batch.jobs.values() if self.is_waiting(job)]):
-            job.group_key = 0
-            job.deaths += is_blamed
-            reason = why_not_again(
-                Interrupted(
-                    deaths=job.deaths,
-                    has_streamed=job.stream is not None,
-                    retries=self.plan.group.retry_on_crash,
-                    cause=end.cause,
-                )
-            )
-            if reason is None and self.status != "FAILED":
-                self._wait_again(job)
-            elif job.stream is not None:
-                job.stream.end(f"the worker ended: {end.cause}")
-                self.end_stream(job, is_broken=True)
-            else:
-                if job.deaths >= POISONOUS_DEATHS:
-                    hold(self.quarantine, job, self.plan.name, self._clock)
-                message = reason or f"Model is not ready: {self.plan.name}: {end.cause}"
-                self.finish(job, Answer(status=503, type_name="WorkerDiedError", message=message))
-
-    def _wait_again(self, job: Job) -> None:
+    def wait_again(self, job: Job) -> None:
         """Queue a job of an ended group: among the suspects if it may be the cause, else in front."""
         if job.deaths:
             self._waiting.suspect(job.id, job, job.arrived)
         else:
             self._waiting.put_back(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
 
-    def end_stream(self, job: Job, *, is_broken: bool = False) -> None:
-        """Count a job whose stream ended and forget it."""
-        if self._forget(job):
-            outcome = "cancelled" if job.answer.cancelled() else outcome_of(job.answer.result().status)
-            self.metrics.count_request("server_error" if is_broken else outcome, self._clock() - job.arrived)
-            job.close()
-
     async def close(self, timeout: float) -> None:  # the wait is on several things
         """Take no more requests, finish those that are here within `timeout` seconds, end the groups."""
-        deadline = self._clock() + timeout
+        deadline = self.clock() + timeout
         self._is_closing = True
         self._waiting.close()
         self._ask_pump()
-        if self._jobs and self.groups:
-            self._idle = self._loop.create_future()
-            await asyncio.wait((self._idle,), timeout=timeout)
+        if self.groups:
+            await self.open_jobs.wait_until_none(timeout)
         for group in self.groups.values():
-            if self._jobs and group.batches:
+            if self.open_jobs and group.batches:
                 group.kill("drained", "drained; what ran was cut")
-        for job in list(self._jobs.values()):
+        for job in list(self.open_jobs):
             self._drop(job)
-            message = "the server is shutting down"
+            message = f"Model is shutting down: {self.plan.name}"
             if job.stream is None:
-                self.finish(job, Answer(status=503, type_name="ModelNotReadyError", message=message))
+                self.open_jobs.finish(
+                    job, Answer(status=503, type_name="ModelNotReadyError", message=message)
+                )
             else:
                 job.stream.end(message)
-                self.end_stream(job, is_broken=True)
-        self._supervisor.close(max(0.0, deadline - self._clock()))
+                self.open_jobs.end_stream(job, is_broken=True)
+        self._supervisor.close(max(0.0, deadline - self.clock()))

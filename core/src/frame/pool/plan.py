@@ -5,12 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from frame.config.settings import ModelConfig, worker_limits
+from frame.config.settings import ModelConfig, memory_needs, worker_limits
 from frame.contract.engines import EngineSpec
 from frame.errors import ConfigError
+from frame.policy.adaptive import DEFAULT_MOST, AdaptiveLimits
 from frame.policy.batching import BatchLimits
 from frame.policy.lifecycle import RestartLimits
+from frame.policy.placement import Need, share_threads
 from frame.pool.settings import GroupSettings
+from frame.wire.padding import Padding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A device, or the devices of one group together, and how many workers a model may have there.
+
+    Attributes:
+        needs: megabytes that a copy takes and that must stay free, by kind of device (`cpu`, `gpu`).
+        slots_per_group: most workers that share one process there.
+    """
+
+    devices: tuple[str, ...]
+    minimum: int
+    maximum: int
+    slots_per_group: int
+    needs: Mapping[str, Need]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +38,11 @@ class ModelPlan:
 
     Attributes:
         log_every: requests between two log lines of percentiles; 0 for none.
-        devices: one set of devices for each group; `min_workers` and `max_workers` count on each set.
+        request_timeout: seconds from admission to answer.
+        places: where groups may be, with the numbers of workers there.
+        starts_on_demand: no worker is started before the first request, and an idle model may be unloaded.
+        is_maximum_set: the most workers were set and not worked out from the cores.
+        adaptive: what batches are chosen towards; None when they are fixed.
     """
 
     name: str
@@ -30,13 +53,31 @@ class ModelPlan:
     batching: BatchLimits
     restarts: RestartLimits
     queue_size: int
-    devices: tuple[tuple[str, ...], ...]
-    min_workers: int
-    max_workers: int
-    slots_per_group: int
+    request_timeout: float
+    quarantine_time: float
+    places: tuple[Place, ...]
+    starts_on_demand: bool
+    is_maximum_set: bool
+    max_idle: float
     parallel_loading: bool
+    adaptive: AdaptiveLimits | None = None
     log_every: int = 0
     loaded_at_startup: bool = True
+
+    @property
+    def min_workers(self) -> int:
+        """Workers that are always up, on all places together."""
+        return sum(place.minimum for place in self.places)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether all of its workers compute on the CPU."""
+        return all(place.devices == ("cpu",) for place in self.places)
+
+    @property
+    def max_workers(self) -> int:
+        """Most workers, on all places together."""
+        return sum(place.maximum for place in self.places)
 
 
 def make_plan(
@@ -53,16 +94,18 @@ def make_plan(
 
     Args:
         interpreter: Python executable of the workers, when the model names none.
-        cores: cores this process may use.
+        cores: threads that all workers together may compute with (`cpu_threads`).
         environ: the server's environment; its allow-listed part reaches the workers.
     """
     ranks = engine.ranks(config.options)
     if ranks != 1:
         raise ConfigError(f"engine {engine.name}: groups of {ranks} ranks cannot be started by this version")
-    device_type = devices[0][0].rstrip("0123456789")
     omp_threads = environ.get("OMP_NUM_THREADS", "")
     threads = int(omp_threads) if omp_threads.isdecimal() and int(omp_threads) > 0 else 1
-    limits = worker_limits(config, device_type, cores=cores, omp_num_threads=threads)
+    places = tuple(_place(config, names, cores=cores, threads=threads) for names in devices)
+    floor = max(1, sum(place.minimum for place in places if place.devices == ("cpu",)))
+    threads = share_threads(threads, cores, floor)
+    padding = _padding(config)
     group = GroupSettings(
         name=config.name,
         version=config.version,
@@ -78,6 +121,7 @@ def make_plan(
         threads=threads,
         shares_model=config.shares_model,
         retry_on_crash=config.retry_on_crash,
+        padding=padding,
         load_timeout=config.model_loading_timeout,
         predict_timeout=config.predict_timeout,
         drain_timeout=config.drain_time,
@@ -89,15 +133,62 @@ def make_plan(
         url=url,
         config=config,
         group=group,
-        batching=BatchLimits(batch_size=config.batch_size, max_delay=config.max_batch_delay / 1000),
+        batching=BatchLimits(
+            batch_size=config.batch_size,
+            max_delay=config.max_batch_delay / 1000,
+            max_cost=config.max_batch_elements,
+            is_padded=padding is not None and padding.is_by_batch,
+        ),
         restarts=RestartLimits(retry_threshold=config.retry_threshold),
         queue_size=config.job_queue_size,
-        devices=devices,
-        min_workers=max(
-            1, limits.minimum
-        ),  # minWorkers=0 needs a start on demand, which this version has not
-        max_workers=limits.maximum,
-        slots_per_group=config.slots_per_group,
+        request_timeout=config.request_timeout or config.predict_timeout,
+        quarantine_time=config.quarantine_time,
+        places=places,
+        starts_on_demand=config.load_on_demand,
+        is_maximum_set=config.sources["maxWorkers"].kind != "default"
+        or "cpu.maxWorkers" in config.per_device,
+        max_idle=float(config.max_idle_time),
+        adaptive=_adaptive(config),
         parallel_loading=config.parallel_loading,
         log_every=config.metrics_aggregation if config.log_request_metric else 0,
     )
+
+
+def _padding(config: ModelConfig) -> Padding | None:
+    if config.pad_to is None:
+        return None
+    return Padding(
+        multiple=config.pad_to.multiple,
+        lengths=config.pad_to.lengths,
+        values=config.pad_values,
+        mask=config.pad_mask,
+    )
+
+
+def _place(config: ModelConfig, devices: tuple[str, ...], *, cores: int, threads: int) -> Place:
+    kind = kind_of(devices[0])
+    limits = worker_limits(config, kind, cores=cores, omp_num_threads=threads)
+    needs = {}
+    for needed in {"cpu", kind}:
+        memory = memory_needs(config, needed)
+        needs[needed] = Need(required_mb=memory.required_mb, reserved_mb=memory.reserved_mb)
+    return Place(
+        devices=devices,
+        minimum=limits.minimum,
+        maximum=limits.maximum,
+        slots_per_group=min(config.slots_per_group, limits.maximum),
+        needs=needs,
+    )
+
+
+def _adaptive(config: ModelConfig) -> AdaptiveLimits | None:
+    if config.batching != "adaptive" or config.latency_target_ms is None:
+        return None
+    is_given = config.sources["batch_size"].kind != "default"
+    most = config.batch_size if is_given else DEFAULT_MOST
+    return AdaptiveLimits(target=config.latency_target_ms / 1000, most=most)
+
+
+def kind_of(device: str) -> str:
+    """Return the kind of a device: `cpu` or `gpu`."""
+    return device.rstrip("0123456789")

@@ -1,4 +1,4 @@
-"""Keep the floor of worker groups of one model version: start what is missing, pause, end all."""
+"""The worker groups of one model version: start what is missing, end what is too much, pause, end all."""
 
 from __future__ import annotations
 
@@ -7,25 +7,40 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from frame.policy.conductor import Supply
+from frame.policy.growth import EndGroup, GroupSize, ResizeGroup, StartGroup, steps_to
 from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
-from frame.pool.group import GroupEnd, GroupListener, Placement, WorkerGroup
-from frame.pool.plan import ModelPlan
+from frame.policy.scaling import ScaleTo
+from frame.policy.spread import PlaceCount, spread
+from frame.pool.deaths import GroupEnd
+from frame.pool.group import GroupListener, Placement, WorkerGroup
+from frame.pool.placer import Admit, NoRoomError, Ticket
+from frame.pool.plan import ModelPlan, Place
 from frame.pool.settings import GroupSettings
+from frame.pool.staffing import Staffing
 
 _log = logging.getLogger(__name__)
 _LEAST_GRACE = 1.0
 """Seconds that an idle worker always gets to close its model."""
+_LOOK_EVERY = 0.1
+"""Seconds between two looks at a backlog that more workers could work off."""
+_ROOM_AGAIN = 5.0
+"""Seconds until a worker is tried again that memory had no room for, beside others that serve."""
 _ALIVE = (GroupState.STARTING, GroupState.READY)
 
+ResultT = TypeVar("ResultT")
 Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
 Clock = Callable[[], float]
 MakeGroup = Callable[[GroupSettings, Placement, GroupListener], WorkerGroup]
 
 
 class Owner(GroupListener, Protocol):
-    """What the supervisor tells; called on the loop's thread."""
+    """What the supervisor asks and tells; called on the loop's thread."""
+
+    def floor_reached(self) -> None:
+        """As many workers are up as there always should be."""
 
     def group_ended(self, group: WorkerGroup, end: GroupEnd) -> None:
         """The group's process is gone; its unfinished jobs are still in its batches."""
@@ -33,12 +48,16 @@ class Owner(GroupListener, Protocol):
     def model_failed(self, cause: str) -> None:
         """No group works, and none is tried again before a pause."""
 
+    def may_try_again(self) -> None:
+        """The pause after a failure is over; the next request starts a worker."""
+
 
 class Supervisor:
     """The worker groups of one model version.
 
-    Invariants: below `min_workers` a start is under way or has a time at which it will be; what fails is
-        tried again after a pause; `run` returns only when every group's process is gone.
+    Invariants: below the floor a start is under way or has a time, unless the model sleeps; what fails is
+        tried again after a pause; a group starts only with a ticket for its memory; `run` returns only when
+        every group's process is gone.
     """
 
     def __init__(
@@ -46,22 +65,34 @@ class Supervisor:
         plan: ModelPlan,
         owner: Owner,
         *,
+        staffing: Staffing,
         prepare: Prepare,
         make_group: MakeGroup,
         clock: Clock,
+        admit: Admit,
     ) -> None:
         self.plan = plan
         self.groups: dict[int, WorkerGroup] = {}
         self.log_tail: tuple[str, ...] = ()
+        self.is_asleep = plan.starts_on_demand
+        """No worker is started until `wake`."""
+        self.start_seconds: float | None = None
         self._owner = owner
+        self._staffing = staffing
         self._prepare = prepare
+        self._is_prepared = False
         self._make_group = make_group
         self._clock = clock
+        self._admit = admit
         self._restarts = RestartPolicy(plan.restarts)
+        self._has_failed = False
         self._not_before = 0.0
         self._next_group = 1
         self._changed = asyncio.Event()
-        self._is_closing = False
+        self._gone = asyncio.Event()
+        self._tickets: dict[int, Ticket] = {}
+        self._closing = asyncio.Event()
+        self._is_watching = False
         self._grace = 0.0
 
     # --- what the owner calls -----------------------------------------------------------------
@@ -74,85 +105,220 @@ class Supervisor:
         """Something changed: see whether a group is missing."""
         self._changed.set()
 
+    def requests_wait(self) -> None:
+        """Requests wait for a slot: see soon whether more workers are wanted. Cheap; called for each."""
+        if self.is_asleep:
+            self.is_asleep = False
+            self._changed.set()
+        elif not self._is_watching and self.planned_workers() < self.plan.max_workers:
+            self._changed.set()
+
+    def loaded(self, group: WorkerGroup, seconds: float) -> None:
+        """A group is up, after so many seconds."""
+        self.start_seconds = seconds
+        self._tickets[group.key].settle()
+        self._changed.set()
+
+    async def unload(self) -> None:
+        """End all groups, start none until the next request, and return when they are gone."""
+        self.is_asleep = True
+        ending = list(self.groups.values())
+        for group in ending:
+            group.drain()
+        self._changed.set()
+        while any(self.groups.get(group.key) is group for group in ending):
+            self._gone.clear()
+            await self._gone.wait()  # a group that was told to end does, within its deadlines
+
     def close(self, grace: float) -> None:
         """Start nothing more, give the groups `grace` seconds at most to finish, and return from `run`."""
-        self._is_closing = True
+        self._closing.set()
         self._grace = max(_LEAST_GRACE, grace)
         self._changed.set()
 
     # --- life ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep the floor until closed."""
-        await self._prepare_until_done()
+        """Keep as many workers as are wanted until closed."""
         async with asyncio.TaskGroup() as tasks:
-            while not self._is_closing:
+            while not self._closing.is_set():
                 self._changed.clear()
+                again = await self._look(tasks)
                 now = self._clock()
-                self._start_missing(tasks, now)
-                await self._wait_changed(self._not_before - now if self._not_before > now else None)
+                await self._wait_changed(None if again is None else max(0.0, again - now))
             for group in self.groups.values():
                 group.drain_within = min(group.drain_within, self._grace)
                 group.drain()
 
-    async def _prepare_until_done(self) -> None:
+    async def _look(self, tasks: asyncio.TaskGroup) -> float | None:
+        """Start or end what should be; return when to look again if nothing happens before."""
+        now = self._clock()
+        if self._has_failed and not self.groups:
+            if now < self._not_before:
+                return self._not_before
+            if self.is_asleep or not self.plan.min_workers:
+                self._has_failed = False
+                self._owner.may_try_again()
+        self._has_failed = self._has_failed and not self._has_ready
+        if self.is_asleep or self.ready_workers() >= self.plan.min_workers:
+            self._owner.floor_reached()
+        self._is_watching = False
+        if self.is_asleep:
+            return None
+        decision = self._staffing.wanted(self.plan, self._supply(), self.groups.values(), now)
+        again = None if decision is None else await self._follow(tasks, decision, now)
+        self._is_watching = self._staffing.has_waiting and self.planned_workers() < self.plan.max_workers
+        soon = now + _LOOK_EVERY
+        times = [soon] if self._is_watching else []
+        if again is not None and again > now:
+            times.append(again)
+        if (later := self._staffing.next_look(now)) is not None:
+            times.append(max(later, soon))
+        return min(times, default=None)
+
+    def _supply(self) -> Supply:
+        ready = self.ready_workers()
+        groups = self.groups.values()
+        can_share = any(_can_grow(group) for group in groups)
+        return Supply(
+            up=ready,
+            starting=self.planned_workers() - ready,
+            ahead=sum(group.jobs_ahead for group in groups),
+            start_seconds=0.0 if can_share else self.start_seconds,
+        )
+
+    async def _follow(self, tasks: asyncio.TaskGroup, decision: ScaleTo, now: float) -> float | None:
+        """Do what brings the workers to the number decided on; return when to go on with what had to wait."""
+        places = [
+            PlaceCount(minimum=place.minimum, maximum=place.maximum, planned=self.planned_workers(place))
+            for place in self.plan.places
+        ]
+        before, has_changed = self.planned_workers(), False
+        may_overlap = self.plan.parallel_loading or before >= self.plan.min_workers
+        for place, target in zip(self.plan.places, spread(decision.workers, places), strict=True):
+            for step in steps_to(
+                target,
+                [_size(group) for group in self._alive(place)],
+                slots_per_group=place.slots_per_group,
+                may_overlap=may_overlap,
+            ):
+                match step:
+                    case ResizeGroup(key, slots):
+                        self.groups[key].resize(slots)
+                    case EndGroup(key):
+                        self.groups[key].drain()
+                    case StartGroup(slots):
+                        must_wait = self._is_loading and not (may_overlap and self._has_ready)
+                        if must_wait or now < self._not_before:
+                            continue
+                        if not await self._start(tasks, place, slots):
+                            continue
+                has_changed = True
+        if has_changed:
+            self._staffing.followed(self.plan, before, decision)
+        return self._not_before
+
+    async def _start(self, tasks: asyncio.TaskGroup, place: Place, slots: int) -> bool:
+        """Start a group when there is room for it; tell whether it was."""
+        if not self._is_prepared and not await self._prepared():
+            return False
+        ticket = await self._ticket(place)
+        if ticket is None:
+            return False
+        placement = Placement(
+            key=self._next_group,
+            slots=slots,
+            max_slots=place.slots_per_group,
+            log_prefix=f"{self.plan.name}/{self._next_group}",
+        )
+        self._next_group += 1
+        settings = replace(self.plan.group, devices=place.devices)
+        group = self._make_group(settings, placement, self._owner)
+        self.groups[group.key] = group
+        self._tickets[group.key] = ticket
+        tasks.create_task(self._run_group(group))
+        return True
+
+    async def _prepared(self) -> bool:
         """Make the model's environment; one that cannot be made is tried again after a pause."""
-        while not self._is_closing:
-            self._changed.clear()
-            work = asyncio.ensure_future(self._prepare(self.plan))
-            closing = asyncio.ensure_future(self._changed.wait())
-            try:
-                await asyncio.wait((work, closing), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                closing.cancel()
-                if not work.done():
-                    work.cancel()
-                    await asyncio.wait((work,))  # its processes end with it
-            if work.cancelled():
-                continue
-            error = work.exception()
-            if error is None:
-                self.plan = work.result()
-                return
+        prepared, error = await self._unless_closing(self._prepare(self.plan))
+        if prepared is not None:
+            self.plan, self._is_prepared = prepared, True
+        elif error is not None:
             _log.debug("prepare_failed model=%s", self.plan.name, exc_info=error)
-            now = self._clock()
-            decision = self._restarts.failed(now)
-            self._owner.model_failed(f"prepare: {error}")
-            await self._wait_changed(decision.at - now)
+            self._fail(f"prepare: {error}")
+        return self._is_prepared
+
+    async def _ticket(self, place: Place) -> Ticket | None:
+        """Return leave to start a group, None when there is no room for it now."""
+        ticket, error = await self._unless_closing(self._admit(self.plan, place))
+        if ticket is not None:
+            return ticket
+        if isinstance(error, NoRoomError):
+            if self._has_ready:
+                _log.warning("worker_not_started model=%s reason=%s", self.plan.name, error)
+                self._not_before = self._clock() + _ROOM_AGAIN
+            else:
+                self._fail(str(error))
+        elif error is not None:
+            raise error
+        return None
+
+    async def _unless_closing(
+        self, work: Coroutine[Any, Any, ResultT]
+    ) -> tuple[ResultT | None, BaseException | None]:
+        """Return what `work` returns or raises; it is cancelled, and both are None, when the model closes."""
+        task = asyncio.ensure_future(work)
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait((task, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))  # its processes end with it
+        if task.cancelled():
+            return None, None
+        error = task.exception()
+        return (None, error) if error is not None else (task.result(), None)
 
     async def _wait_changed(self, seconds: float | None) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
-    def _start_missing(self, tasks: asyncio.TaskGroup, now: float) -> None:
-        """Start groups until the floor is reached, one after another unless loads may overlap."""
-        while now >= self._not_before:
-            devices = min(self.plan.devices, key=self.planned_workers)
-            missing = self.plan.min_workers - self.planned_workers(devices)
-            states = [group.state for group in self.groups.values()]
-            may_overlap = self.plan.parallel_loading and GroupState.READY in states
-            if missing <= 0 or (GroupState.STARTING in states and not may_overlap):
-                return
-            placement = Placement(
-                key=self._next_group,
-                slots=min(missing, self.plan.slots_per_group),
-                log_prefix=f"{self.plan.name}/{self._next_group}",
-            )
-            self._next_group += 1
-            settings = replace(self.plan.group, devices=devices)
-            group = self._make_group(settings, placement, self._owner)
-            self.groups[group.key] = group
-            tasks.create_task(self._run_group(group))
+    # --- what there is ------------------------------------------------------------------------
 
-    def planned_workers(self, devices: tuple[str, ...]) -> int:
-        """Workers on these devices that are up or on their way, by the slots they have or were asked for."""
-        groups = (group for group in self.groups.values() if group.settings.devices == devices)
-        return sum(group.plan_slots for group in groups if group.state in _ALIVE)
+    def _alive(self, place: Place) -> list[WorkerGroup]:
+        groups = self.groups.values()
+        return [item for item in groups if item.state in _ALIVE and item.settings.devices == place.devices]
+
+    def planned_workers(self, place: Place | None = None) -> int:
+        """Workers that are up or on their way, by the slots they have or were asked for."""
+        places = self.plan.places if place is None else (place,)
+        return sum(group.plan_slots for place in places for group in self._alive(place))
+
+    def ready_workers(self) -> int:
+        """Workers that are up."""
+        return sum(group.slots for group in self.groups.values() if group.state is GroupState.READY)
+
+    @property
+    def _has_ready(self) -> bool:
+        return any(group.state is GroupState.READY for group in self.groups.values())
+
+    @property
+    def _is_loading(self) -> bool:
+        return any(group.state is GroupState.STARTING for group in self.groups.values())
+
+    # --- ends ---------------------------------------------------------------------------------
 
     async def _run_group(self, group: WorkerGroup) -> None:
-        end = await group.run()
-        del self.groups[group.key]
+        try:
+            end = await group.run()
+        finally:
+            self._tickets.pop(group.key).settle()
+            del self.groups[group.key]
+            self._gone.set()
         self.log_tail = tuple(group.logs.tail)
         facts = (self.plan.name, group.key, end.kind, end.cause)
         _log.info("worker_ended model=%s group=%d kind=%s cause=%s", *facts)
@@ -164,14 +330,35 @@ class Supervisor:
     def _decide_restart(self, end: GroupEnd) -> None:
         now = self._clock()
         if end.kind == "load_failed":
-            decision = self._restarts.failed(now)
-        else:
-            decided = self._restarts.died(now, has_answered=end.has_answered)
-            if not isinstance(decided, FailUntil):
-                self._not_before = decided.at
-                _log.info("worker_restarts model=%s in=%.1f", self.plan.name, decided.at - now)
-                return
-            decision = decided
+            self._fail(end.cause)
+            return
+        decided = self._restarts.died(now, has_answered=end.has_answered)
+        if isinstance(decided, FailUntil):
+            self._fail(end.cause, decided)
+            return
+        self._not_before = decided.at
+        _log.info("worker_restarts model=%s in=%.1f", self.plan.name, decided.at - now)
+
+    def _fail(self, cause: str, decided: FailUntil | None = None) -> None:
+        """Pause; the model is FAILED unless another group serves."""
+        decision = decided or self._restarts.failed(self._clock())
         self._not_before = decision.at
-        if not any(group.state is GroupState.READY for group in self.groups.values()):
-            self._owner.model_failed(end.cause)
+        if not self._has_ready:
+            self._has_failed = True
+            self._owner.model_failed(cause)
+
+
+def _can_grow(group: WorkerGroup) -> bool:
+    """Tell whether one worker more is a thread more."""
+    most = min(group.concurrency, group.max_slots)
+    return group.state is GroupState.READY and group.plan_slots < most
+
+
+def _size(group: WorkerGroup) -> GroupSize:
+    return GroupSize(
+        key=group.key,
+        slots=group.plan_slots,
+        most_slots=max(group.plan_slots, group.concurrency),
+        busy=min(group.sent, group.plan_slots),
+        is_starting=group.state is GroupState.STARTING,
+    )

@@ -1,0 +1,66 @@
+"""What the control plane and the metrics show of a model's pool."""
+
+from __future__ import annotations
+
+from frame.config.view import shown_model_settings
+from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
+from frame.policy.lifecycle import GroupState
+from frame.pool.group import WorkerGroup
+from frame.pool.model import ModelPool
+from frame.pool.plan import Place
+
+
+def view_of(pool: ModelPool) -> ModelView:
+    """Return what the control plane shows of one model version."""
+    config = pool.plan.config
+    settings = {key: (shown.value, str(shown.source)) for key, shown in shown_model_settings(config).items()}
+    ready = [group for group in pool.groups.values() if group.signature is not None]
+    return ModelView(
+        name=pool.plan.name,
+        version=pool.plan.version,
+        url=pool.plan.url,
+        engine=pool.plan.group.engine.name,
+        status=pool.status,
+        reason=pool.reason,
+        batch_size=config.batch_size,
+        max_batch_delay_ms=config.max_batch_delay,
+        max_idle_time=config.max_idle_time,
+        job_queue_size=config.job_queue_size,
+        requests_in_queue=pool.queue_length,
+        loaded_at_startup=pool.plan.loaded_at_startup,
+        groups=tuple(_group_view(pool, place) for place in pool.plan.places),
+        signature=ready[0].signature if ready else None,
+        settings=settings,
+        log_tail=pool.log_tail if pool.status == "FAILED" else (),
+    )
+
+
+def _group_view(pool: ModelPool, place: Place) -> WorkerGroupView:
+    workers = [
+        WorkerView(
+            id=group.key * 100 + slot, pid=group.pid, start_time=group.started, state=_state(group, slot)
+        )
+        for group in pool.groups.values()
+        if group.settings.devices == place.devices
+        for slot in range(group.plan_slots)
+    ]
+    return WorkerGroupView(
+        device="+".join(place.devices), min=place.minimum, max=place.maximum, workers=tuple(workers)
+    )
+
+
+def _state(group: WorkerGroup, slot: int) -> WorkerState:
+    if group.state is GroupState.STARTING:
+        return "starting"
+    if group.state is GroupState.READY:
+        return "busy" if slot < len(group.batches) else "ready"
+    return "draining"
+
+
+def count_states(pool: ModelPool) -> dict[str, int]:
+    """Count the workers of a model by state."""
+    counts: dict[str, int] = {}
+    for place in pool.plan.places:
+        for worker in _group_view(pool, place).workers:
+            counts[worker.state] = counts.get(worker.state, 0) + 1
+    return counts

@@ -1,0 +1,125 @@
+"""Leave to start: memory is reserved while a start is under way, and idle models make room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+from frame.policy.placement import Loaded, Memory
+from frame.pool.placer import NoRoomError, Placer, Ticket
+
+from tests.unit.pool_plans import plan
+
+NEEDS = "required_memory_mb=400\nreserved_memory_mb=100"
+
+
+class World:
+    """Memory of a machine, and models that can be unloaded."""
+
+    def __init__(self, free_mb: int) -> None:
+        self.free_mb = free_mb
+        self.loaded: list[Loaded] = []
+        self.unloaded: list[str] = []
+        self.hangs = False
+        self.placer = Placer(
+            loaded=lambda: self.loaded,
+            unload=self.unload,
+            measured=lambda plan, place: {},
+            spare_workers=lambda plan: None,
+            read=self.read,
+        )
+
+    def load(self, key: str, size_mb: int, *, last_used: float = 0.0, leases: int = 0) -> None:
+        self.loaded.append(
+            Loaded(
+                key=key,
+                devices=("cpu",),
+                measured_mb={"cpu": size_mb},
+                last_used=last_used,
+                leases=leases,
+                may_unload=True,
+            )
+        )
+        self.free_mb -= size_mb
+
+    async def read(self, places: Sequence[str]) -> dict[str, Memory]:
+        assert "cpu" in places
+        return {"cpu": Memory(self.free_mb, 10_000)}
+
+    async def unload(self, key: str) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        model = next(item for item in self.loaded if item.key == key)
+        self.loaded.remove(model)
+        self.unloaded.append(key)
+        self.free_mb += model.measured_mb["cpu"]
+
+    async def admit(self) -> Ticket:
+        made = plan(NEEDS)
+        return await self.placer.admit(made, made.places[0])
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+def test_memory_of_a_start_under_way_is_not_given_twice():
+    async def scenario() -> None:
+        world = World(850)
+        first = await world.admit()
+        second = asyncio.ensure_future(world.admit())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not second.done()
+        world.free_mb -= 300  # it took less than was expected
+        first.settle()
+        (await second).settle()
+
+    run(scenario)
+
+
+def test_too_little_memory_is_refused_with_the_figures():
+    async def scenario() -> None:
+        with pytest.raises(
+            NoRoomError, match=r"needs 400 MB on cpu and 100 MB must stay free; 450 MB are free"
+        ):
+            await World(450).admit()
+
+    run(scenario)
+
+
+def test_the_least_recently_used_idle_models_make_room():
+    async def scenario() -> None:
+        world = World(1000)
+        world.load("old", 300, last_used=1.0)
+        world.load("busy", 300, last_used=0.0, leases=1)
+        world.load("new", 300, last_used=2.0)
+        await world.admit()
+        assert world.unloaded == ["old", "new"]
+
+    run(scenario)
+
+
+def test_models_in_use_make_no_room():
+    async def scenario() -> None:
+        world = World(1000)
+        world.load("busy", 700, leases=1)
+        with pytest.raises(NoRoomError, match="in use"):
+            await world.admit()
+        assert world.unloaded == []
+
+    run(scenario)
+
+
+def test_a_settled_ticket_gives_its_memory_back_once():
+    async def scenario() -> None:
+        world = World(500)
+        ticket = await world.admit()
+        ticket.settle()
+        ticket.settle()
+        await world.admit()
+
+    run(scenario)
