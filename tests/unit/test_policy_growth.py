@@ -41,6 +41,10 @@ def test_groups_load_together_once_one_is_up_and_they_may() -> None:
     assert steps(2, group(starting=True), per_group=1, may_overlap=True) == []
 
 
+def test_copies_that_cannot_be_shared_start_together_with_one_slot_each() -> None:
+    assert steps(4, group(), may_overlap=True) == [StartGroup(1)] * 3
+
+
 def test_a_start_that_is_not_needed_any_more_goes_first() -> None:
     assert steps(2, group(1), group(2), group(3, starting=True)) == [EndGroup(3)]
 

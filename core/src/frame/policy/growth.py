@@ -79,8 +79,10 @@ def _more(
             missing -= added
     is_loading = any(group.is_starting for group in groups)
     is_up = any(not group.is_starting for group in groups)
+    # What one loaded copy allows the next one will: ask for no more, so that enough copies start at once.
+    most = max((group.most_slots for group in groups if not group.is_starting), default=slots_per_group)
     while missing > 0 and (not is_loading or (may_overlap and is_up)):
-        slots = min(missing, slots_per_group)
+        slots = min(missing, slots_per_group, most)
         steps.append(StartGroup(slots))
         missing -= slots
         is_loading = True
