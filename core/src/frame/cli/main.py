@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from frame import __version__
+from frame.cli.simulate_flags import profile_options, simulate_options
 from frame.errors import FrameError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -111,6 +112,31 @@ def engines(*, as_json: bool) -> int:
     from frame.plugins import load_plugins
 
     click.echo(render_engines(load_plugins(), as_json=as_json))
+    return 0
+
+
+@frame.command()
+@click.argument("model", required=False, type=click.Path())
+@simulate_options
+def simulate(model: str | None, **flags: Any) -> int:
+    """Say what a load would see: the server's own policies with made-up time.
+
+    MODEL is a model's folder, whose settings are used; flags go before them.
+    """
+    from frame.cli.simulate import simulate_command
+
+    click.echo(simulate_command(model, flags, os.environ))
+    return 0
+
+
+@frame.command()
+@click.argument("model", type=click.Path())
+@profile_options
+def profile(model: str, **flags: Any) -> int:
+    """Measure how long a model's batches take, for `frame simulate --service FILE`."""
+    from frame.cli.profile import ProfileFlags, profile_model
+
+    click.echo(profile_model(model, ProfileFlags(**flags), os.environ))
     return 0
 
 
