@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from frame.simulate.service import USUAL_LOAD, USUAL_OVERHEAD
+from frame.simulate.defaults import USUAL_LOAD, USUAL_OVERHEAD
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 _ABOVE_0 = click.FloatRange(0, min_open=True)

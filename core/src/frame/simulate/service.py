@@ -12,12 +12,9 @@ from statistics import median
 from typing import Any
 
 from frame.errors import ConfigError
+from frame.simulate.defaults import USUAL_LOAD, USUAL_OVERHEAD
 
 _LINE = re.compile(r"(\d+(?:\.\d+)?)(?:\+(\d+(?:\.\d+)?))?")
-USUAL_OVERHEAD = 0.001
-"""Seconds between client and queue and back, where nothing was measured; see benchmarks/README.md."""
-USUAL_LOAD = 1.0
-"""Seconds until a worker is up, where nothing was measured: an interpreter and a small framework."""
 
 
 @dataclass(frozen=True, slots=True)
