@@ -20,7 +20,7 @@ def steps(target: int, *groups: GroupSize, per_group: int = 4, may_overlap: bool
 
 
 def test_the_right_number_needs_nothing() -> None:
-    assert steps(3, group(1, 2), group(2, 1)) == []
+    assert steps(3, group(1, 2, most=4), group(2, 1)) == []
 
 
 def test_a_thread_more_comes_before_a_load() -> None:

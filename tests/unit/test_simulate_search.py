@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from frame.policy.batching import BatchLimits
-from frame.simulate.search import Candidate, Question, search
+from frame.simulate.search import Candidate, Question, fewest_that_meet, search
 from frame.simulate.service import ServiceModel, SizeTimes, service_line
 from frame.simulate.settings import PlaceLimits
 from frame.simulate.simulation import Simulation
@@ -66,3 +66,23 @@ def test_no_more_workers_are_tried_than_allowed() -> None:
 def test_batches_larger_than_those_measured_are_not_tried() -> None:
     service = ServiceModel([SizeTimes(1, (0.01,)), SizeTimes(4, (0.014,))], largest=4)
     assert {item.batch_size for item in ask(0.1, service)} == {1, 2, 4}
+
+
+@pytest.mark.parametrize("enough", range(1, 24))
+def test_the_fewest_workers_are_found_wherever_they_are(enough: int) -> None:
+    tried: list[int] = []
+
+    def attempt(workers: int) -> Candidate:
+        tried.append(workers)
+        return replace(MISSED, workers=workers, meets=workers >= enough)
+
+    best = fewest_that_meet(attempt, 1, 20)
+    assert best.workers == min(enough, 20)
+    assert best.meets == (enough <= 20)
+    assert len(tried) == len(set(tried)) <= 10
+
+
+MISSED = Candidate(
+    batch_size=1, max_batch_delay_ms=0, workers=0, p50=None, p99=None, in_time=0.0, throughput=0.0,
+    worker_seconds=0.0, meets=False,
+)  # fmt: skip

@@ -69,6 +69,17 @@ def test_a_request_that_waits_too_long_is_refused() -> None:
     assert outcome.refusals == {TIMED_OUT: 2}
 
 
+def test_each_request_has_a_time_of_its_own() -> None:
+    outcome = run(settings(request_timeout=0.5), trace(0.1, 0.1, 0.3), "2000")
+    assert outcome.refusals == {TIMED_OUT: 3}
+
+
+def test_a_refusal_is_not_in_time() -> None:
+    outcome = run(settings(queue_size=1), trace(0.1, 0.1, 0.1), "10")
+    assert outcome.share_within(1.0) == pytest.approx(len(outcome.answers) / 3)
+    assert outcome.refused
+
+
 def test_a_killed_worker_is_replaced_and_its_requests_run_again_alone() -> None:
     outcome = run(settings(batch_size=2), trace(0.1, 0.1, kills=(0.105,)))
     # It has answered nothing, so the next start waits half a second.

@@ -68,7 +68,7 @@ def search(question: Question) -> list[Candidate]:
         low = min(_fewest_workers(question, size), question.most_workers)
         if low > most:
             continue
-        best = _fewest_that_meet(lambda workers: _try(question, size, delay_ms, workers), low, most)  # noqa: B023
+        best = fewest_that_meet(lambda workers: _try(question, size, delay_ms, workers), low, most)  # noqa: B023
         found.append(best)
         if best.meets:
             most = min(most, best.workers)
@@ -96,7 +96,7 @@ def _fewest_workers(question: Question, size: int) -> int:
     return max(1, ceil(question.trace.rate * question.service.typical(size) / size * IN_TIME))
 
 
-def _fewest_that_meet(attempt: Callable[[int], Candidate], low: int, high: int) -> Candidate:
+def fewest_that_meet(attempt: Callable[[int], Candidate], low: int, high: int) -> Candidate:
     """Return the attempt with the fewest workers that meets the target, or that with the most.
 
     Goes up in growing steps, since attempts that fail are given up early, then halves the last step.
