@@ -153,7 +153,7 @@ def _shape(signs: bytes) -> Shape:
 def _dtype(value: bytes) -> str:
     if b'"' in value:
         return TEXT
-    letters = value.replace(b"true", b"t").replace(b"false", b"t")
-    if b"." in letters or b"e" in letters or b"E" in letters:
+    letters = value.translate(None, b"[],-+0123456789")
+    if letters.replace(b"true", b"").replace(b"false", b""):  # a point or an exponent
         return _FLOAT
-    return _INT if letters.translate(None, b"[],t") else _BOOL
+    return _BOOL if letters and not value.translate(None, b"[],truefals") else _INT
