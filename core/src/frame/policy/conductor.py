@@ -57,7 +57,7 @@ class Conductor(Generic[RunnerT, JobT]):
         self.times = ServiceTimes()
         self.scaling = scaling
         self._waiting: Dispatcher[RunnerT, JobT] = Dispatcher(batching)
-        self._adaptive = AdaptiveBatching(adaptive, batching) if adaptive is not None else None
+        self._adaptive = None if adaptive is None else AdaptiveBatching(adaptive, batching, self.times)
         self._scaler = ScalingPolicy(scaling)
 
     @property
@@ -109,8 +109,7 @@ class Conductor(Generic[RunnerT, JobT]):
         self._scaler.saw(busy, now)
         if self._adaptive is None:
             return
-        self._adaptive.observe(record.size, seconds, now, workers=workers, queued=len(self._waiting))
-        chosen = self._adaptive.decide(now, workers=workers, queued=len(self._waiting))
+        chosen = self._adaptive.decide(now, workers=workers)
         if chosen is not None:
             self._waiting.set_limits(chosen)
             self.journal.choices.append(
