@@ -76,7 +76,7 @@ def test_an_advised_setting_has_the_effect_that_was_predicted(tmp_path: Path) ->
     with run_server(tmp_path / "before") as server:
         for _ in range(5):
             httpx.post(f"{server.url}/predictions/timed", json={}, timeout=DEADLINE)  # alone: a batch of one
-        before = load(server, 10)
+        before = load(server, 8)
         account = explained(server)
     said = [sentence["text"] for sentence in account["sentences"]]
     assert any("left with 4 requests because batch_size is 4" in text for text in said), said

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import linear_regression
 
 from frame.policy.batching import BatchLimits
-from frame.policy.explain_view import BatchTimes, ExplainView
+from frame.policy.explain_view import BatchTimes, ExplainView, mean
 from frame.policy.lifecycle import GroupState
 from frame.policy.scaling import ScalingLimits
 from frame.pool.metrics import Histogram
@@ -55,13 +54,13 @@ def _mean(histogram: Histogram) -> float:
 
 
 def _times(pool: ModelPool) -> BatchTimes:
-    """Return what was measured of batches: a line through the recorded ones by least squares."""
-    done = [record for record in pool.journal.batches if record.seconds is not None]
+    """Return what the recorded batches took, and the line through their times that the policies use."""
     by_size: dict[int, list[float]] = {}
-    for record in done:
-        by_size.setdefault(record.size, []).append(record.seconds or 0.0)
-    measured = {size: sum(times) / len(times) for size, times in sorted(by_size.items())}
-    if len(measured) < 2:  # noqa: PLR2004  # a line needs two points
+    for record in pool.journal.batches:
+        if record.seconds is not None:
+            by_size.setdefault(record.size, []).append(record.seconds)
+    measured = {size: mean(times) for size, times in sorted(by_size.items())}
+    fit = pool.times.fit()
+    if not measured or fit is None or not fit.knows_sizes:
         return BatchTimes(measured=measured)
-    line = linear_regression([record.size for record in done], [record.seconds or 0.0 for record in done])
-    return BatchTimes(measured=measured, base=max(0.0, line.intercept), per_item=max(0.0, line.slope))
+    return BatchTimes(measured=measured, base=fit.base, per_item=fit.per_item)
