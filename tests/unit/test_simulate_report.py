@@ -139,3 +139,11 @@ def test_a_plot_without_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: 
     load = poisson_trace(10, 1, seed=1)
     with pytest.raises(PluginError, match=r"frame-core\[plot\]"):
         draw(run(settings(), load), load, tmp_path / "plot.png")
+
+
+def test_adaptive_batching_shows_what_it_chose(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--service", "10+1", "--workers", "1", "--batching", "adaptive", "--latency-target-ms", "80"]
+    data = json.loads(command(capsys, "--poisson", "150", "--seconds", "5", *flags, "--json"))
+    assert data["choices"]
+    assert data["mean_batch_size"] > 1
+    assert "why (batching=adaptive)" in command(capsys, "--poisson", "150", "--seconds", "5", *flags)

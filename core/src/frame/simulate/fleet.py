@@ -9,7 +9,7 @@ from typing import Protocol
 from frame.policy.admission import ModelStatus
 from frame.policy.conductor import Conductor, Supply
 from frame.policy.growth import EndGroup, ResizeGroup, StartGroup, Step, steps_to
-from frame.policy.lifecycle import FailUntil, GroupEvent, GroupState, RestartPolicy, next_state
+from frame.policy.lifecycle import FailUntil, GroupEvent, GroupState, RestartPolicy
 from frame.policy.scaling import ScaleTo
 from frame.policy.spread import PlaceCount, spread
 from frame.simulate.agenda import Agenda, Alarm
@@ -177,7 +177,7 @@ class Fleet:
     def _loaded(self, group: Group) -> None:
         if group.state is not GroupState.STARTING:
             return
-        group.state = next_state(group.state, GroupEvent.LOADED)
+        group.become(GroupEvent.LOADED)
         group.slots = group.asked = min(group.asked, group.most_slots)
         self._start_seconds = self._load_seconds
         self.status = "READY"
@@ -186,7 +186,7 @@ class Fleet:
         self._look()
 
     def _gone(self, group: Group) -> None:
-        group.state = next_state(group.state, GroupEvent.ENDED)
+        group.become(GroupEvent.ENDED)
         del self._groups[group.key]
         self._note_workers()
 

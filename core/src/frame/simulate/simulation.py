@@ -156,7 +156,7 @@ class Simulation:
         order = sent.order
         batch = Batch(self._next_batch, order.jobs, sent.record, order.is_suspect)
         self._next_batch += 1
-        order.runner.batches[batch.key] = batch
+        order.runner.take(batch)
         self.outcome.batches[len(order.jobs)] += 1
         self.outcome.waiting.append((self._agenda.now, len(self._waiting)))
         if not order.is_ahead:
@@ -175,7 +175,7 @@ class Simulation:
             return
         assert batch.started is not None
         now = self._agenda.now
-        del group.batches[batch.key]
+        group.drop(batch)
         group.has_answered = True
         for job in batch.jobs:
             self._answer(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from frame.policy.growth import GroupSize
-from frame.policy.lifecycle import GroupState
+from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.policy.records import BatchRecord
 from frame.wire.hints import BatchHint
 
@@ -49,11 +49,14 @@ class Batch:
 class Group:
     """A process with one copy of the model: a `Runner` of the dispatcher.
 
+    What the dispatcher asks of each group for each request is kept and not worked out.
+
     Attributes:
         place: index of its device in the settings.
         asked: slots that it was asked to have; `slots` are those that take batches.
         most_slots: slots that its copy allows once it is loaded.
         capacity: 0, as of every model that is no `SequenceModel`.
+        takes_work, sent, runs_suspect: see `Runner`.
     """
 
     key: int
@@ -63,28 +66,33 @@ class Group:
     state: GroupState = GroupState.STARTING
     slots: int = 0
     capacity: int = 0
+    takes_work: bool = False
+    sent: int = 0
+    runs_suspect: bool = False
     has_answered: bool = False
     batches: dict[int, Batch] = field(default_factory=dict)
 
-    @property
-    def takes_work(self) -> bool:
-        """Whether it may be sent batches."""
-        return self.state is GroupState.READY
+    def become(self, event: GroupEvent) -> None:
+        """Take a step of its life."""
+        self.state = next_state(self.state, event)
+        self.takes_work = self.state is GroupState.READY
+
+    def take(self, batch: Batch) -> None:
+        """Have a batch."""
+        self.batches[batch.key] = batch
+        self.sent += 1
+        self.runs_suspect = batch.is_suspect  # which runs alone
+
+    def drop(self, batch: Batch) -> None:
+        """Be done with a batch."""
+        del self.batches[batch.key]
+        self.sent -= 1
+        self.runs_suspect = False
 
     @property
     def is_alive(self) -> bool:
         """Whether it counts among the workers that there are or will be."""
         return self.state in {GroupState.STARTING, GroupState.READY}
-
-    @property
-    def sent(self) -> int:
-        """Batches that it has, one that waits behind another included."""
-        return len(self.batches)
-
-    @property
-    def runs_suspect(self) -> bool:
-        """Whether it runs a job that may have ended another group."""
-        return any(batch.is_suspect for batch in self.batches.values())
 
     @property
     def workers(self) -> int:
