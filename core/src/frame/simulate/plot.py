@@ -96,7 +96,8 @@ def _draw_workers(axes: Any, outcome: Outcome) -> None:
 
 
 def _thinned(points: Sequence[tuple[float, int]]) -> tuple[list[float], list[int]]:
-    """Return times and the largest value near each, so that a plot of many points stays small."""
+    """Return the largest of every few values with its time, so that a plot of many points stays small."""
     step = ceil(len(points) / (_BUCKETS * 5)) or 1
     parts = [points[start : start + step] for start in range(0, len(points), step)]
-    return [part[0][0] for part in parts], [max(value for _, value in part) for part in parts]
+    largest = [max(part, key=lambda point: point[1]) for part in parts]
+    return [at for at, _ in largest], [value for _, value in largest]
