@@ -284,14 +284,13 @@ class ModelPool:
 
     def group_loaded(self, group: WorkerGroup) -> None:
         """Take batches to a group that has just loaded."""
-        seconds = sum(group.seconds.values())
+        seconds = self._supervisor.loaded(group)
         facts = f"pid={group.pid} slots={group.capacity or group.slots} seconds={seconds:.2f}"
         _log.info("worker_ready model=%s group=%d %s", self.plan.name, group.key, facts)
         self.metrics.load.observe(seconds)
         self.status, self.reason = "READY", None
         self.copy_bytes = group.rss_bytes
         self._hints.learn(group.signature)
-        self._supervisor.loaded(group, seconds)
         self._ask_pump()
 
     def group_resized(self, group: WorkerGroup) -> None:

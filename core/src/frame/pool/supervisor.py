@@ -91,6 +91,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
         self._tickets: dict[int, Ticket] = {}
+        self._started: dict[int, float] = {}
         self._closing = asyncio.Event()
         self._is_watching = False
         self._grace = 0.0
@@ -113,11 +114,12 @@ class Supervisor:
         elif not self._is_watching and self.planned_workers() < self.plan.max_workers:
             self._changed.set()
 
-    def loaded(self, group: WorkerGroup, seconds: float) -> None:
-        """A group is up, after so many seconds."""
-        self.start_seconds = seconds
+    def loaded(self, group: WorkerGroup) -> float:
+        """A group is up; return the seconds since its start, that of its process included."""
+        self.start_seconds = self._clock() - self._started[group.key]
         self._tickets[group.key].settle()
         self._changed.set()
+        return self.start_seconds
 
     async def unload(self) -> None:
         """End all groups, start none until the next request, and return when they are gone."""
@@ -235,7 +237,7 @@ class Supervisor:
         settings = replace(self.plan.group, devices=place.devices)
         group = self._make_group(settings, placement, self._owner)
         self.groups[group.key] = group
-        self._tickets[group.key] = ticket
+        self._tickets[group.key], self._started[group.key] = ticket, self._clock()
         tasks.create_task(self._run_group(group))
         return True
 
@@ -317,6 +319,7 @@ class Supervisor:
             end = await group.run()
         finally:
             self._tickets.pop(group.key).settle()
+            del self._started[group.key]
             del self.groups[group.key]
             self._gone.set()
         self.log_tail = tuple(group.logs.tail)
