@@ -89,3 +89,17 @@ def test_the_rate_is_right_soon_after_the_start():
     for index in range(50):
         times.arrived(100.0 + index * 0.02)
     assert times.rate(101.0) == pytest.approx(50.0, rel=0.15)
+
+
+def test_the_best_size_is_told_when_larger_ones_were_worse():
+    times = measured((1, 0.01), (4, 0.02), (32, 1.0))
+    assert times.best_size(3.0) == 4
+    assert times.best_size(100.0) is None, "what was measured long ago may be different now"
+    assert measured((1, 0.01), (4, 0.02)).best_size(2.0) is None, "larger ones may be better still"
+
+
+def test_an_old_measure_of_a_size_is_replaced():
+    times = measured((1, 0.01), (32, 10.0))
+    times.observe(1, 0.01, 200.0)
+    times.observe(32, 0.05, 200.0)
+    assert times.best_size(200.0) is None

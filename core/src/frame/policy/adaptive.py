@@ -17,7 +17,8 @@ _HEADROOM = 1.1
 _BUSY, _IDLE_AGAIN = 0.8, 0.6
 """Utilisation from which larger batches are worth a wait, and below which they are not any more."""
 _WAIT_OF_BASE = 0.25
-"""A wait that costs at most this part of what one batch less saves."""
+_WAIT_OF_TARGET = 0.2
+"""A wait is at most these parts of what one batch less saves, and of the target."""
 _CHANGE_OF_SIZE, _CHANGE_OF_DELAY = 0.15, 0.5
 """Parts by which a choice must differ from the last one."""
 _LEAST_CHANGE_OF_DELAY = 0.001
@@ -78,8 +79,9 @@ class AdaptiveBatching:
             return None
         self._not_before = now + _INTERVAL
         rate = self._times.rate(now)
-        choice = self._size(fit, rate, workers)
-        delay = self._delay(fit, rate, workers, choice.size)
+        most = self._most(now)
+        delay = self._delay(fit, rate, workers, most)
+        choice = self._size(fit, rate, workers, most, delay)
         if not self._differs(choice.size, delay):
             return None
         self._current = replace(self._current, batch_size=choice.size, max_delay=delay)
@@ -90,9 +92,24 @@ class AdaptiveBatching:
         )
         return self._current
 
-    def _size(self, fit: Fit, rate: float, workers: int) -> _Choice:
+    def _most(self, now: float) -> int:
+        """Return the largest size worth trying: twice the largest so far, not past one that was better."""
         most = min(self._limits.most, max(1, 2 * self._times.largest))
-        target = _MARGIN * self._limits.target
+        best = self._times.best_size(now)
+        return most if best is None else min(most, best)
+
+    def _delay(self, fit: Fit, rate: float, workers: int, most: int) -> float:
+        """Return the wait for company: none while workers are idle now and then."""
+        if most == 1 or not fit.knows_sizes:
+            return 0.0
+        usual = _usual_size(fit, rate, workers, most)
+        utilisation = rate * fit.seconds(usual) / (workers * usual)
+        if utilisation < (_IDLE_AGAIN if self._current.max_delay else _BUSY):
+            return 0.0
+        return min(_WAIT_OF_BASE * fit.base, _WAIT_OF_TARGET * self._limits.target)
+
+    def _size(self, fit: Fit, rate: float, workers: int, most: int, delay: float) -> _Choice:
+        target = _MARGIN * self._limits.target - delay
         sizes = range(1, most + 1)
         largest = max((size for size in sizes if _slow_latency(fit, size, workers) <= target), default=0)
         needed = min(
@@ -105,17 +122,6 @@ class AdaptiveBatching:
             why = f"the smallest that keeps up; a slow request takes {_ms(fit, needed, workers)}"
             return _Choice(needed, f"{why} of {self._target_ms}")
         return _Choice(most, f"no size keeps up: the highest throughput, not {self._target_ms}")
-
-    def _delay(self, fit: Fit, rate: float, workers: int, size: int) -> float:
-        """Return the wait for company: none while workers are idle now and then."""
-        if size == 1 or rate <= 0:
-            return 0.0
-        usual = _usual_size(fit, rate, workers, size)
-        utilisation = rate * fit.seconds(usual) / (workers * usual)
-        if utilisation < (_IDLE_AGAIN if self._current.max_delay else _BUSY):
-            return 0.0
-        slack = _MARGIN * self._limits.target - _slow_latency(fit, size, workers)
-        return max(0.0, min(_WAIT_OF_BASE * fit.base, slack, size / rate))
 
     def _differs(self, size: int, delay: float) -> bool:
         now = self._current

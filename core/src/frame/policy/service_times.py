@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _MEMORY = 0.97
 """Weight of all that was measured before, at each new batch: the last 30 or so count."""
+_SIZED_MEMORY = 0.7
+"""The same for batches of about one size."""
 _FIRST = 0.05
 """Weight of a first batch: it often pays for caches and lazy starts."""
 _OUTLIER = 4.0
@@ -17,6 +19,10 @@ _LEAST_VARIANCE = 0.05
 """Variance of the sizes (requests squared) from which the time of one more request can be told."""
 _RATE_SECONDS = 5.0
 """Requests of about this long count for the rate."""
+_REMEMBERED = 60.0
+"""Seconds for which the throughput of a size that is not used any more is remembered."""
+_BETTER = 1.05
+"""Times the throughput of the largest batches that smaller ones must have to be better."""
 _Z99 = 2.33
 """Standard deviations between the mean and the 99th percentile of a normal distribution."""
 _MOST_SPREAD = 5.0
@@ -45,6 +51,15 @@ class Fit:
         return self.spread * self.seconds(size)
 
 
+@dataclass(slots=True)
+class _Sized:
+    """Means of batches of about one size, and when the last one was."""
+
+    size: float
+    seconds: float
+    at: float
+
+
 class ServiceTimes:
     """Batches and arrivals in, a line through the batches' times and a rate out; each call is O(1).
 
@@ -56,6 +71,7 @@ class ServiceTimes:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
         self._ratio_variance = 0.0
         self._largest = 0
+        self._by_size: dict[int, _Sized] = {}
         self._rate = 0.0
         self._rated = self._first_arrival = -math.inf
 
@@ -64,7 +80,7 @@ class ServiceTimes:
         """The largest batch that was measured, 0 when none was."""
         return self._largest
 
-    def observe(self, size: int, seconds: float, now: float) -> None:  # noqa: ARG002  # batches fade by number
+    def observe(self, size: int, seconds: float, now: float) -> None:
         """Count a batch of `size` requests that was answered after `seconds` in its slot."""
         expected = self.mean(size)
         if expected and self._count >= _ENOUGH:
@@ -73,6 +89,7 @@ class ServiceTimes:
             self._ratio_variance += (1.0 - _MEMORY) * (ratio * ratio - self._ratio_variance)
         self._count += 1
         self._largest = max(self._largest, size)
+        self._remember(size, seconds, now)
         weight = _FIRST if self._count == 1 else 1.0
         for name, value in (
             ("_weight", 1.0),
@@ -82,6 +99,29 @@ class ServiceTimes:
             ("_xy", size * seconds),
         ):
             setattr(self, name, getattr(self, name) * _MEMORY + weight * value)
+
+    def _remember(self, size: int, seconds: float, now: float) -> None:
+        """Keep the means of batches of about this size: from one power of 2 to the next they count as one."""
+        key = size.bit_length()
+        known = self._by_size.get(key)
+        if known is None or now - known.at > _REMEMBERED:
+            known = self._by_size[key] = _Sized(float(size), seconds, now)
+        known.size += (size - known.size) * (1.0 - _SIZED_MEMORY)
+        known.seconds += (seconds - known.seconds) * (1.0 - _SIZED_MEMORY)
+        known.at = now
+
+    def best_size(self, now: float) -> int | None:
+        """Return the size with the highest measured throughput, if it is clearly above that of the largest.
+
+        None when it is not: then larger ones may be better still.
+        """
+        known = [item for _, item in sorted(self._by_size.items()) if now - item.at <= _REMEMBERED]
+        if not known:
+            return None
+        best = max(known, key=lambda item: item.size / item.seconds)
+        if best.size * known[-1].seconds <= _BETTER * known[-1].size * best.seconds:
+            return None
+        return max(1, round(best.size))
 
     def arrived(self, now: float) -> None:
         """Count a request."""
