@@ -91,14 +91,11 @@ class ServiceTimes:
         self._largest = max(self._largest, size)
         self._remember(size, seconds, now)
         weight = _FIRST if self._count == 1 else 1.0
-        for name, value in (
-            ("_weight", 1.0),
-            ("_x", size),
-            ("_y", seconds),
-            ("_xx", size * size),
-            ("_xy", size * seconds),
-        ):
-            setattr(self, name, getattr(self, name) * _MEMORY + weight * value)
+        self._weight = self._weight * _MEMORY + weight
+        self._x = self._x * _MEMORY + weight * size
+        self._y = self._y * _MEMORY + weight * seconds
+        self._xx = self._xx * _MEMORY + weight * size * size
+        self._xy = self._xy * _MEMORY + weight * size * seconds
 
     def _remember(self, size: int, seconds: float, now: float) -> None:
         """Keep the means of batches of about this size: from one power of 2 to the next they count as one."""
