@@ -10,6 +10,9 @@ BACKLOG_BATCHES = 2
 """Batch times within which a backlog is to be worked off. With one worker this is DJL Serving's rule: one
 more once `queue > 2 * batch_size`."""
 
+LOOK_EVERY = 0.1
+"""Seconds between two decisions while requests wait that more workers could take."""
+
 STANDING_BATCHES = 5
 STANDING_SECONDS = 1.0
 """How long a queue behind workers that are all busy is a burst, the longer of both; after that: overload."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from frame.policy.conductor import Supply
 from frame.policy.growth import EndGroup, GroupSize, ResizeGroup, StartGroup, steps_to
 from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
-from frame.policy.scaling import ScaleTo
+from frame.policy.scaling import LOOK_EVERY, ScaleTo
 from frame.policy.spread import PlaceCount, spread
 from frame.pool.deaths import GroupEnd
 from frame.pool.group import GroupListener, Placement, WorkerGroup
@@ -24,8 +24,6 @@ from frame.pool.staffing import Staffing
 _log = logging.getLogger(__name__)
 _LEAST_GRACE = 1.0
 """Seconds that an idle worker always gets to close its model."""
-_LOOK_EVERY = 0.1
-"""Seconds between two looks at a backlog that more workers could work off."""
 _ROOM_AGAIN = 5.0
 """Seconds until a worker is tried again that memory had no room for, beside others that serve."""
 _ALIVE = (GroupState.STARTING, GroupState.READY)
@@ -170,7 +168,7 @@ class Supervisor:
         decision = self._staffing.wanted(self.plan, self._supply(), self.groups.values(), now)
         again = None if decision is None else await self._follow(tasks, decision, now)
         self._is_watching = self._staffing.has_waiting and self.planned_workers() < self.plan.max_workers
-        soon = now + _LOOK_EVERY
+        soon = now + LOOK_EVERY
         times = [soon] if self._is_watching else []
         if again is not None and again > now:
             times.append(again)

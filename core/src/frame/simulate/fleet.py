@@ -10,14 +10,13 @@ from frame.policy.admission import ModelStatus
 from frame.policy.conductor import Conductor, Supply
 from frame.policy.growth import EndGroup, ResizeGroup, StartGroup, Step, steps_to
 from frame.policy.lifecycle import FailUntil, GroupEvent, GroupState, RestartPolicy
-from frame.policy.scaling import ScaleTo
+from frame.policy.scaling import LOOK_EVERY, ScaleTo
 from frame.policy.spread import PlaceCount, spread
 from frame.simulate.agenda import Agenda, Alarm
 from frame.simulate.outcome import Outcome, Workers
 from frame.simulate.settings import Settings
 from frame.simulate.workers import Batch, Group, Job
 
-_LOOK_EVERY = 0.02
 """Seconds between two looks at requests that wait, as `pool.supervisor` has it."""
 
 
@@ -58,7 +57,7 @@ class Fleet:
         self._restarts = RestartPolicy(settings.restarts)
         self._start_seconds: float | None = None
         self._not_before = 0.0
-        self._looked = -_LOOK_EVERY
+        self._looked = -LOOK_EVERY
         self._next_key = 1
         self._look_again = Alarm(agenda, self._look)
         self._has_failed = False
@@ -90,7 +89,7 @@ class Fleet:
         if self.is_asleep:
             self.is_asleep = False
             self._look()
-        elif self._planned() < self._settings.maximum and self._agenda.now >= self._looked + _LOOK_EVERY:
+        elif self._planned() < self._settings.maximum and self._agenda.now >= self._looked + LOOK_EVERY:
             self._look()
 
     def answered(self) -> None:
@@ -129,7 +128,7 @@ class Fleet:
         if decision is not None:
             self._follow(decision)
         waits = len(self._policies.waiting) > 0 and self._planned() < self._settings.maximum
-        watch = now + _LOOK_EVERY if waits else None
+        watch = now + LOOK_EVERY if waits else None
         looks = (self._not_before, self._policies.next_look(now), watch)
         self._look_again.set(min((at for at in looks if at is not None and at > now), default=None))
 
