@@ -17,8 +17,6 @@ from frame.simulate.outcome import Outcome, Workers
 from frame.simulate.settings import Settings
 from frame.simulate.workers import Batch, Group, Job
 
-"""Seconds between two looks at requests that wait, as `pool.supervisor` has it."""
-
 
 class Owner(Protocol):
     """What the fleet tells."""
