@@ -37,8 +37,9 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: store
-	$(BIN)/python benchmarks/data_plane.py
-	$(BIN)/python benchmarks/models.py
+	for name in deciding data_plane models adaptive burst large_bodies; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
 
 docs: setup
 	$(BIN)/mkdocs build --strict
