@@ -26,6 +26,7 @@ from frame.policy.wording import without_places
 from frame.pool.budget import ByteBudget
 from frame.pool.cgroups import usable_cores
 from frame.pool.devices import place, visible_gpus
+from frame.pool.folders import remove_left_behind
 from frame.pool.manager import BrokenModel, WorkloadManager
 from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan, make_plan
@@ -82,6 +83,8 @@ class _Server:
     async def run(self) -> int:
         """Start everything, wait for the end, end everything in order."""
         loop = asyncio.get_running_loop()
+        if removed := remove_left_behind():
+            _log.info("folders_removed count=%d reason=their router was killed", removed)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask_stop, number)
         manager = self._manager()

@@ -6,11 +6,9 @@ import asyncio
 import hmac
 import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 from frame.contract.signatures import Signature
@@ -18,6 +16,7 @@ from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.pool.batches import Batch, late_batches, taken_batches
 from frame.pool.channel import Channel
 from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, OutOfMemoryKills, explain_exit, failed_start
+from frame.pool.folders import make_folder
 from frame.pool.heads import decode_head, encode, job_head, load_head, specs_of
 from frame.pool.heartbeat import Heartbeat
 from frame.pool.jobs import Job
@@ -259,7 +258,7 @@ class WorkerGroup:
 
     async def run(self) -> GroupEnd:
         """Start the group, serve until it ends, clean up; return how it ended."""
-        folder = Path(tempfile.mkdtemp(prefix="frame-"))  # mode 0700
+        folder = make_folder()
         try:
             self._process = process = await start_process(self.settings, folder)
             async with asyncio.TaskGroup() as tasks:
