@@ -53,13 +53,20 @@ class Restarts(RuleBasedStateMachine):
         self.policy.answered()
         self.forget()
 
+    @rule()
+    def answer_by_an_older_group(self) -> None:
+        """It forgives deaths, but says nothing of starts that failed since."""
+        self.policy.answered(is_new=False)
+        self.deaths.clear()
+
     @rule(has_answered=st.booleans())
     def die(self, has_answered: bool) -> None:
         now = self.clock.now
         self.deaths.append(now)
         within = [at for at in self.deaths if at > now - self.limits.window]
         decision = self.policy.died(now, has_answered=has_answered)
-        if len(within) > self.limits.retry_threshold:
+        barren = self.barren + (not has_answered)
+        if max(len(within), barren) > self.limits.retry_threshold:
             self.check_failure(decision)
         elif has_answered:
             assert decision == RestartAt(now)

@@ -45,7 +45,8 @@ class RestartLimits:
     """How often a model's groups may die.
 
     Attributes:
-        retry_threshold: deaths within `window` without a successful batch in between that are tolerated.
+        retry_threshold: deaths within `window` without a successful batch in between that are tolerated, and
+            starts in a row that answer nothing.
         window: seconds that a death counts.
         first_delay, longest_delay: seconds; the back-off doubles from the one to the other.
         cool_down: seconds until a FAILED model is tried again.
@@ -77,7 +78,8 @@ class RestartPolicy:
 
     Invariants: a group that answered since its start restarts at once; delays grow only over starts that
         answered nothing; more than `retry_threshold` deaths within the window without an answer in between
-        fail the model; every decision names a time at which something is started again.
+        fail the model, and so do as many starts in a row that answered nothing, however long they took;
+        every decision names a time at which something is started again.
     """
 
     def __init__(self, limits: RestartLimits) -> None:
@@ -86,10 +88,15 @@ class RestartPolicy:
         self._barren_starts = 0
         self._failures = 0
 
-    def answered(self) -> None:
-        """A batch succeeded: past deaths are forgiven."""
-        if self._deaths or self._barren_starts or self._failures:
+    def answered(self, *, is_new: bool = True) -> None:
+        """A batch succeeded: past deaths are forgiven.
+
+        Args:
+            is_new: its group was started after all that failed; an older one says nothing of new starts.
+        """
+        if self._deaths:
             self._deaths.clear()
+        if is_new:
             self._barren_starts = self._failures = 0
 
     def died(self, now: float, *, has_answered: bool) -> RestartAt | FailUntil:
@@ -97,11 +104,11 @@ class RestartPolicy:
         self._deaths.append(now)
         while self._deaths[0] <= now - self._limits.window:
             self._deaths.popleft()
-        if len(self._deaths) > self._limits.retry_threshold:
+        self._barren_starts += not has_answered
+        if max(len(self._deaths), self._barren_starts) > self._limits.retry_threshold:
             return self.failed(now)
         if has_answered:
             return RestartAt(now)
-        self._barren_starts += 1
         return RestartAt(now + self._delay(self._barren_starts, self._limits.first_delay))
 
     def failed(self, now: float) -> FailUntil:
