@@ -126,8 +126,10 @@ class Room:
     def __init__(self, copies: int) -> None:
         self.copies = copies
         self.spare: int | None = None
+        self.asked: list[bool] = []
 
-    async def admit(self, plan: ModelPlan, place: Place) -> Ticket:
+    async def admit(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Ticket:
+        self.asked.append(is_extra)
         await asyncio.sleep(0)
         if not self.copies:
             raise NoRoomError("no room for another copy: 20 MB are free")

@@ -15,6 +15,11 @@ class PlaceCount:
     planned: int
 
 
+def missing_on_places(places: Sequence[PlaceCount]) -> int:
+    """Return how many workers the places that have fewer than their minimum lack together."""
+    return sum(max(0, place.minimum - place.planned) for place in places)
+
+
 def spread(target: int, places: Sequence[PlaceCount]) -> list[int]:
     """Return how many workers each place should have, in the order of `places`.
 

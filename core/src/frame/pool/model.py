@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Literal
 
@@ -33,6 +33,8 @@ from frame.pool.supervisor import Clock, MakeGroup, Prepare, Supervisor
 from frame.wire.frames import Frame
 
 _log = logging.getLogger(__name__)
+_LAST_LINES, _LINE_LENGTH = 3, 200
+"""What of a failed worker's log a client gets; operators find more in `GET /models/{model}`."""
 
 
 class ModelPool:
@@ -56,8 +58,10 @@ class ModelPool:
         self.metrics = ModelMetrics()
         self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
         self.reason: str | None = None
+        self.last_lines: tuple[str, ...] = ()
+        """The last that a worker wrote because of which the model is FAILED, for clients."""
         self.settled = asyncio.Event()
-        """Set once the floor of workers is up, or the first start has failed."""
+        """Set once the floor of workers is up, a start has failed, or the model is closed."""
         self.ended = asyncio.Event()
         """Set once closed and every worker is gone."""
         self.last_used = clock()
@@ -168,8 +172,13 @@ class ModelPool:
             return
         if refused.reason == "closing":
             raise ModelNotReadyError(f"Model is shutting down: {self.plan.name}")
-        detail = f": {self.reason}" if self.reason else ""
+        detail = f": {self._why_failed}" if self.reason else ""
         raise ModelNotReadyError(f"Model is not ready: {self.plan.name}{detail}")
+
+    @property
+    def _why_failed(self) -> str:
+        written = f"; it wrote last: {' | '.join(self.last_lines)}" if self.last_lines else ""
+        return f"{self.reason}{written}"
 
     def cancel(self, job: Job) -> None:
         """Drop a job whose client went away: out of the queue, or its worker is told."""
@@ -243,7 +252,8 @@ class ModelPool:
             group.end_if_hung(now)
         yield from (job.deadline for job in self.open_jobs if job.stream is None)
         for group in self.groups.values():
-            yield from (batch.deadline for batch in group.batches.values() if batch.has_started)
+            running = (batch for batch in group.batches.values() if batch.has_started)
+            yield from (batch.deadline for batch in running if batch.id not in group.hung_batches)
 
     def _time_out(self, job: Job) -> None:
         """Answer a job whose time is over."""
@@ -275,7 +285,7 @@ class ModelPool:
             self._start(group, ahead, now)
         if batch.record is not None:
             self._policies.batch_ended(batch.record, now - batch.started, compute, now, self.groups.values())
-        self._supervisor.answered()
+        self._supervisor.answered(group)
         self._may_dispatch = True
         if self.queue_length:
             self._pump()  # at once: what waits has waited for this slot; later costs it a turn of the loop
@@ -310,10 +320,11 @@ class ModelPool:
         try:
             await self._supervisor.run()
         finally:
+            self.settled.set()  # nobody waits for it any more
             self.ended.set()
 
     def floor_reached(self) -> None:
-        """Take requests: the workers that there always should be are up, or the first request starts them."""
+        """Take requests: the floor of workers is up, as far as it can be, or the first request starts it."""
         if self.status == "PENDING":
             self.status = "READY"
         self.settled.set()
@@ -336,13 +347,14 @@ class ModelPool:
             recover_batch(self, group, batch, end)
         self._ask_pump()
 
-    def model_failed(self, cause: str) -> None:
+    def model_failed(self, cause: str, log: Sequence[str]) -> None:
         """Mark the model FAILED and answer all that waits."""
         _log.error("model_failed model=%s cause=%s", self.plan.name, cause)
         cause = without_places(cause)  # the log has it whole; this goes to clients
         self.status, self.reason = "FAILED", cause
+        self.last_lines = tuple(without_places(line)[:_LINE_LENGTH] for line in log[-_LAST_LINES:])
         self.settled.set()
-        message = f"Model is not ready: {self.plan.name}: {cause}"
+        message = f"Model is not ready: {self.plan.name}: {self._why_failed}"
         waiting = [job for job in self.open_jobs if not job.group_key]
         for job in waiting:
             self._waiting.remove(job.id)
@@ -361,8 +373,7 @@ class ModelPool:
         self._is_closing = True
         self._waiting.close()
         self._ask_pump()
-        if self.groups:
-            await self.open_jobs.wait_until_none(timeout)
+        await self.open_jobs.wait_until_none(timeout)  # without a group, too: the next one may be on its way
         for group in self.groups.values():
             if self.open_jobs and group.batches:
                 group.kill("drained", "drained; what ran was cut")

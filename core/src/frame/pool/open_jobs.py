@@ -75,7 +75,8 @@ class OpenJobs:
     async def wait_until_none(self, timeout: float) -> None:  # the wait is on a future made here
         """Return when every job has ended, after `timeout` seconds at most."""
         if self._jobs:
-            self._idle = asyncio.get_running_loop().create_future()
+            if self._idle is None or self._idle.done():  # several may wait
+                self._idle = asyncio.get_running_loop().create_future()
             await asyncio.wait((self._idle,), timeout=timeout)
 
     def _forget(self, job: Job) -> bool:

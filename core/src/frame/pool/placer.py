@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol, assert_never
 
@@ -19,6 +21,10 @@ _UNLOAD_SECONDS = 30.0
 """How long models that make room may take to end."""
 _WAIT_SECONDS = 300.0
 """How long a start waits for others that are under way; a load has a deadline of its own."""
+_IN_USE_SECONDS = 5.0
+"""How long a start waits for models that could make room to be without requests for a moment."""
+_IN_USE_LOOK = 0.1
+"""Seconds between two looks whether they are."""
 
 ReadMemory = Callable[[Sequence[str]], Coroutine[Any, Any, dict[str, policy.Memory]]]
 Clock = Callable[[], float]
@@ -30,6 +36,15 @@ class NoRoomError(FrameError):
     status = 507
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """There is no room now: look again after `pause` seconds or a change, for `longest` seconds in all."""
+
+    reason: str
+    longest: float
+    pause: float
+
+
 class Ticket:
     """Leave for one start; the memory it is expected to take is reserved until `settle`."""
 
@@ -38,19 +53,23 @@ class Ticket:
         self._in_flight = in_flight
 
     def settle(self) -> None:
-        """The copy is loaded, so that what it takes shows in what is free, or has ended. Idempotent."""
-        if self._placer is not None and self._in_flight is not None:
-            self._placer.forget(self._in_flight)
+        """What is free has changed: the copy is loaded, and what it takes shows, or has ended. Idempotent."""
+        if self._placer is not None:
+            self._placer.settled(self._in_flight)
         self._in_flight = None
 
 
-Admit = Callable[[ModelPlan, Place], Coroutine[Any, Any, Ticket]]
+class Admit(Protocol):
+    """Asks for leave to start a group, as `Placer.admit`."""
+
+    def __call__(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Coroutine[Any, Any, Ticket]:
+        """Return leave once there is room; raises `NoRoomError`."""
 
 
 class Resources(Protocol):
     """What a model asks before it starts a worker."""
 
-    async def admit(self, plan: ModelPlan, place: Place) -> Ticket:
+    async def admit(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Ticket:
         """Return leave to load a copy of a model on a place, once there is room; raises `NoRoomError`."""
 
     def spare_workers(self, plan: ModelPlan) -> int | None:
@@ -60,7 +79,7 @@ class Resources(Protocol):
 class Unlimited:
     """Lets every worker start: for pools without a server around them."""
 
-    async def admit(self, plan: ModelPlan, place: Place) -> Ticket:  # noqa: ARG002  # the protocol's
+    async def admit(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Ticket:  # noqa: ARG002  # the protocol's
         """Let a group start."""
         return Ticket()
 
@@ -73,7 +92,11 @@ UNLIMITED = Unlimited()
 
 
 class Placer:
-    """Decides on starts one after another; two that are read the same free memory would both take it."""
+    """Decides on starts one after another; two that are read the same free memory would both take it.
+
+    Invariant: who waits for room lets others ask meanwhile, and looks again at each start that has settled,
+        at each copy that has ended, and for as long as models in use are in the way, now and then.
+    """
 
     def __init__(
         self,
@@ -103,13 +126,19 @@ class Placer:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    def forget(self, in_flight: InFlight) -> None:
-        """A start is no longer under way."""
-        self._in_flight.remove(in_flight)
+    def settled(self, in_flight: InFlight | None) -> None:
+        """What is free has changed; a start that is given is no longer under way."""
+        if in_flight is not None:
+            self._in_flight.remove(in_flight)
         self._changed.set()
+        self._changed = asyncio.Event()  # who waits has the one that was set
 
-    async def admit(self, plan: ModelPlan, place: Place) -> Ticket:
+    async def admit(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Ticket:
         """Return leave to load a copy of a model on a place, once there is room.
+
+        Args:
+            is_extra: the model can serve without this copy, so that no other makes room for it, and it does
+                not wait.
 
         Raises:
             NoRoomError: there is none, and none can be made.
@@ -120,25 +149,47 @@ class Placer:
             needs=place.needs,
             measured_mb=self._measured(plan, place),
         )
-        deadline = self._clock() + _WAIT_SECONDS
-        async with self._turn:
-            while True:
-                self._changed.clear()
-                memory = await self._read(("cpu", *(name for name in place.devices if name != "cpu")))
-                decision = policy.decide_start(start, memory, self._in_flight, list(self._loaded()))
-                match decision:
-                    case policy.Admit(expected_mb=expected):
-                        in_flight = InFlight(place.devices, expected)
-                        self._in_flight.append(in_flight)
-                        return Ticket(self, in_flight)
-                    case policy.Refuse(reason=reason):
-                        raise NoRoomError(f"no room for another copy: {reason}")
-                    case policy.Unload(keys=keys):
-                        await self._make_room(keys, start.key)
-                    case policy.WaitForStarts(reason=reason):
-                        await self._wait(deadline, reason)
-                    case _:
-                        assert_never(decision)
+        began = self._clock()
+        while True:
+            changed = self._changed
+            async with self._turn:
+                found = await self._try(start, is_extra=is_extra)
+            if isinstance(found, Ticket):
+                return found
+            left = began + found.longest - self._clock()
+            if left <= 0.0:
+                raise NoRoomError(f"no room for another copy: {found.reason}")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(found.pause, left)):
+                    await changed.wait()
+
+    async def _try(self, start: StartRequest, *, is_extra: bool) -> Ticket | _Wait:
+        """Return leave, if need be after idle models have made room, or for how long to wait for it."""
+        while True:
+            memory = await self._read(("cpu", *(name for name in start.devices if name != "cpu")))
+            loaded = [] if is_extra else list(self._loaded())
+            match policy.decide_start(start, memory, self._in_flight, loaded):
+                case policy.Admit(expected_mb=expected):
+                    in_flight = InFlight(start.devices, expected)
+                    self._in_flight.append(in_flight)
+                    return Ticket(self, in_flight)
+                case policy.Unload(keys=keys):
+                    await self._make_room(keys, start.key)
+                case policy.WaitForStarts(reason=reason):
+                    return _Wait(reason, 0.0 if is_extra else _WAIT_SECONDS, _WAIT_SECONDS)
+                case policy.Refuse(reason=reason):
+                    is_in_use = self._is_in_use(start, memory, loaded)
+                    return _Wait(reason, _IN_USE_SECONDS if is_in_use else 0.0, _IN_USE_LOOK)
+                case decision:
+                    assert_never(decision)
+
+    def _is_in_use(
+        self, start: StartRequest, memory: Mapping[str, policy.Memory], loaded: Iterable[Loaded]
+    ) -> bool:
+        """Tell whether there were room, or soon, if no model had requests."""
+        idle = [replace(model, leases=0) for model in loaded]
+        decision = policy.decide_start(start, memory, self._in_flight, idle)
+        return not isinstance(decision, policy.Refuse)
 
     async def _make_room(self, keys: Sequence[str], wanted_by: str) -> None:
         for key in keys:
@@ -149,13 +200,6 @@ class Placer:
         except TimeoutError:
             message = f"models that make room did not end within {_UNLOAD_SECONDS:g} s"
             raise NoRoomError(message) from None
-
-    async def _wait(self, deadline: float, reason: str) -> None:
-        try:
-            async with asyncio.timeout(deadline - self._clock()):
-                await self._changed.wait()
-        except TimeoutError:
-            raise NoRoomError(f"no room for another copy: {reason}") from None
 
 
 def label_of(plan: ModelPlan) -> str:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from frame.policy.conductor import Supply
 from frame.policy.growth import EndGroup, GroupSize, ResizeGroup, StartGroup, steps_to
 from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
 from frame.policy.scaling import LOOK_EVERY, ScaleTo
-from frame.policy.spread import PlaceCount, spread
+from frame.policy.spread import PlaceCount, missing_on_places, spread
 from frame.pool.deaths import GroupEnd
 from frame.pool.group import GroupListener, Placement, WorkerGroup
 from frame.pool.placer import Admit, NoRoomError, Ticket
 from frame.pool.plan import ModelPlan, Place
 from frame.pool.settings import GroupSettings
 from frame.pool.staffing import Staffing
+from frame.pool.stoppable import unless_set
 
 _log = logging.getLogger(__name__)
 _LEAST_GRACE = 1.0
@@ -28,7 +29,6 @@ _ROOM_AGAIN = 5.0
 """Seconds until a worker is tried again that memory had no room for, beside others that serve."""
 _ALIVE = (GroupState.STARTING, GroupState.READY)
 
-ResultT = TypeVar("ResultT")
 Prepare = Callable[[ModelPlan], Coroutine[Any, Any, ModelPlan]]
 Clock = Callable[[], float]
 MakeGroup = Callable[[GroupSettings, Placement, GroupListener], WorkerGroup]
@@ -38,13 +38,13 @@ class Owner(GroupListener, Protocol):
     """What the supervisor asks and tells; called on the loop's thread."""
 
     def floor_reached(self) -> None:
-        """As many workers are up as there always should be."""
+        """As many workers are up as there always should be, or as can be for now."""
 
     def group_ended(self, group: WorkerGroup, end: GroupEnd) -> None:
         """The group's process is gone; its unfinished jobs are still in its batches."""
 
-    def model_failed(self, cause: str) -> None:
-        """No group works, and none is tried again before a pause."""
+    def model_failed(self, cause: str, log: Sequence[str]) -> None:
+        """No group works, and none is tried again before a pause; `log` is what the last one wrote last."""
 
     def may_try_again(self) -> None:
         """The pause after a failure is over; the next request starts a worker."""
@@ -85,20 +85,25 @@ class Supervisor:
         self._restarts = RestartPolicy(plan.restarts)
         self._has_failed = False
         self._not_before = 0.0
+        self._no_room_until = 0.0
+        self._is_short = False
+        self._newest_failed = 0
         self._next_group = 1
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
         self._tickets: dict[int, Ticket] = {}
         self._started: dict[int, float] = {}
         self._closing = asyncio.Event()
+        self._start_nothing = asyncio.Event()
+        """Set while the model closes or was unloaded: what a start waits for is given up."""
         self._is_watching = False
         self._grace = 0.0
 
     # --- what the owner calls -----------------------------------------------------------------
 
-    def answered(self) -> None:
-        """A batch was answered: past deaths are forgiven."""
-        self._restarts.answered()
+    def answered(self, group: WorkerGroup) -> None:
+        """A batch was answered: past deaths are forgiven, and failed starts if this one came after them."""
+        self._restarts.answered(is_new=group.key > self._newest_failed)
 
     def look_again(self) -> None:
         """Something changed: see whether a group is missing."""
@@ -107,7 +112,7 @@ class Supervisor:
     def requests_wait(self) -> None:
         """Requests wait for a slot: see soon whether more workers are wanted. Cheap; called for each."""
         if self.is_asleep:
-            self.is_asleep = False
+            self._wake()
             self._changed.set()
         elif not self._is_watching and self.planned_workers() < self.plan.max_workers:
             self._changed.set()
@@ -116,12 +121,20 @@ class Supervisor:
         """A group is up; return the seconds since its start, that of its process included."""
         self.start_seconds = self._clock() - self._started[group.key]
         self._tickets[group.key].settle()
+        if group.state is GroupState.READY:
+            self._wake()
         self._changed.set()
         return self.start_seconds
+
+    def _wake(self) -> None:
+        self.is_asleep = False
+        if not self._closing.is_set():
+            self._start_nothing.clear()
 
     async def unload(self) -> None:
         """End all groups, start none until the next request, and return when they are gone."""
         self.is_asleep = True
+        self._start_nothing.set()
         ending = list(self.groups.values())
         for group in ending:
             group.drain()
@@ -133,6 +146,7 @@ class Supervisor:
     def close(self, grace: float) -> None:
         """Start nothing more, give the groups `grace` seconds at most to finish, and return from `run`."""
         self._closing.set()
+        self._start_nothing.set()
         self._grace = max(_LEAST_GRACE, grace)
         self._changed.set()
 
@@ -160,12 +174,14 @@ class Supervisor:
                 self._has_failed = False
                 self._owner.may_try_again()
         self._has_failed = self._has_failed and not self._has_ready
-        if self.is_asleep or self.ready_workers() >= self.plan.min_workers:
+        places = self.plan.places
+        if self.is_asleep or all(self.ready_workers(place) >= place.minimum for place in places):
             self._owner.floor_reached()
         self._is_watching = False
         if self.is_asleep:
             return None
         decision = self._staffing.wanted(self.plan, self._supply(), self.groups.values(), now)
+        decision = decision or self._missing_somewhere()
         again = None if decision is None else await self._follow(tasks, decision, now)
         self._is_watching = self._staffing.has_waiting and self.planned_workers() < self.plan.max_workers
         soon = now + LOOK_EVERY
@@ -175,6 +191,19 @@ class Supervisor:
         if (later := self._staffing.next_look(now)) is not None:
             times.append(max(later, soon))
         return min(times, default=None)
+
+    def _counts(self) -> list[PlaceCount]:
+        return [
+            PlaceCount(minimum=place.minimum, maximum=place.maximum, planned=self.planned_workers(place))
+            for place in self.plan.places
+        ]
+
+    def _missing_somewhere(self) -> ScaleTo | None:
+        """Return what restores the floor of each place when there are enough workers, but elsewhere."""
+        missing = missing_on_places(self._counts())
+        if not missing:
+            return None
+        return ScaleTo(self.planned_workers() + missing, f"{missing} are missing on devices with a floor")
 
     def _supply(self) -> Supply:
         ready = self.ready_workers()
@@ -189,13 +218,9 @@ class Supervisor:
 
     async def _follow(self, tasks: asyncio.TaskGroup, decision: ScaleTo, now: float) -> float | None:
         """Do what brings the workers to the number decided on; return when to go on with what had to wait."""
-        places = [
-            PlaceCount(minimum=place.minimum, maximum=place.maximum, planned=self.planned_workers(place))
-            for place in self.plan.places
-        ]
         before, has_changed = self.planned_workers(), False
         may_overlap = self.plan.parallel_loading or before >= self.plan.min_workers
-        for place, target in zip(self.plan.places, spread(decision.workers, places), strict=True):
+        for place, target in zip(self.plan.places, spread(decision.workers, self._counts()), strict=True):
             for step in steps_to(
                 target,
                 [_size(group) for group in self._alive(place)],
@@ -209,14 +234,14 @@ class Supervisor:
                         self.groups[key].drain()
                     case StartGroup(slots):
                         must_wait = self._is_loading and not (may_overlap and self._has_ready)
-                        if must_wait or now < self._not_before:
+                        if must_wait or now < max(self._not_before, self._no_room_until):
                             continue
                         if not await self._start(tasks, place, slots):
                             continue
                 has_changed = True
         if has_changed:
             self._staffing.followed(self.plan, before, decision)
-        return self._not_before
+        return max(self._not_before, self._no_room_until)
 
     async def _start(self, tasks: asyncio.TaskGroup, place: Place, slots: int) -> bool:
         """Start a group when there is room for it; tell whether it was."""
@@ -241,7 +266,7 @@ class Supervisor:
 
     async def _prepared(self) -> bool:
         """Make the model's environment; one that cannot be made is tried again after a pause."""
-        prepared, error = await self._unless_closing(self._prepare(self.plan))
+        prepared, error = await unless_set(self._start_nothing, self._prepare(self.plan))
         if prepared is not None:
             self.plan, self._is_prepared = prepared, True
         elif error is not None:
@@ -251,36 +276,28 @@ class Supervisor:
 
     async def _ticket(self, place: Place) -> Ticket | None:
         """Return leave to start a group, None when there is no room for it now."""
-        ticket, error = await self._unless_closing(self._admit(self.plan, place))
-        if ticket is not None:
+        is_extra = self._has_ready and self.planned_workers(place) >= place.minimum
+        asked = self._admit(self.plan, place, is_extra=is_extra)
+        ticket, error = await unless_set(self._start_nothing, asked)
+        if ticket is not None and self._start_nothing.is_set():
+            ticket.settle()
+        elif ticket is not None:
+            self._is_short = False
             return ticket
-        if isinstance(error, NoRoomError):
-            if self._has_ready:
-                _log.warning("worker_not_started model=%s reason=%s", self.plan.name, error)
-                self._not_before = self._clock() + _ROOM_AGAIN
-            else:
-                self._fail(str(error))
+        elif isinstance(error, NoRoomError) and self.groups:
+            self._no_room(error)
         elif error is not None:
-            raise error
+            self._fail(str(error) if isinstance(error, NoRoomError) else f"start: {error}")
         return None
 
-    async def _unless_closing(
-        self, work: Coroutine[Any, Any, ResultT]
-    ) -> tuple[ResultT | None, BaseException | None]:
-        """Return what `work` returns or raises; it is cancelled, and both are None, when the model closes."""
-        task = asyncio.ensure_future(work)
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait((task, closing), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closing.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait((task,))  # its processes end with it
-        if task.cancelled():
-            return None, None
-        error = task.exception()
-        return (None, error) if error is not None else (task.result(), None)
+    def _no_room(self, error: NoRoomError) -> None:
+        """Pause, beside groups that serve or whose end makes room."""
+        level = logging.DEBUG if self._is_short else logging.WARNING  # once, not with each try
+        _log.log(level, "worker_not_started model=%s reason=%s", self.plan.name, error)
+        self._is_short = True
+        self._no_room_until = self._clock() + _ROOM_AGAIN
+        if self._has_ready:
+            self._owner.floor_reached()
 
     async def _wait_changed(self, seconds: float | None) -> None:
         with suppress(TimeoutError):
@@ -298,9 +315,11 @@ class Supervisor:
         places = self.plan.places if place is None else (place,)
         return sum(group.plan_slots for place in places for group in self._alive(place))
 
-    def ready_workers(self) -> int:
-        """Workers that are up."""
-        return sum(group.slots for group in self.groups.values() if group.state is GroupState.READY)
+    def ready_workers(self, place: Place | None = None) -> int:
+        """Workers that are up, on one place or on all."""
+        places = self.plan.places if place is None else (place,)
+        alive = (group for place in places for group in self._alive(place))
+        return sum(group.slots for group in alive if group.state is GroupState.READY)
 
     @property
     def _has_ready(self) -> bool:
@@ -319,34 +338,43 @@ class Supervisor:
             self._tickets.pop(group.key).settle()
             del self._started[group.key]
             del self.groups[group.key]
+            self._no_room_until = 0.0  # its memory is free
             self._gone.set()
         self.log_tail = tuple(group.logs.tail)
         facts = (self.plan.name, group.key, end.kind, end.cause)
         _log.info("worker_ended model=%s group=%d kind=%s cause=%s", *facts)
         if end.kind != "drained":
-            self._decide_restart(end)
+            # What a worker wrote that answered nothing speaks of its own trouble, and of no client's request.
+            self._decide_restart(group, end, () if end.has_answered else self.log_tail)
+        elif not self.groups and not self._has_failed:
+            self._not_before = 0.0  # a pause for what failed beside it must not keep requests waiting
         self._owner.group_ended(group, end)
         self._changed.set()
 
-    def _decide_restart(self, end: GroupEnd) -> None:
+    def _decide_restart(self, group: WorkerGroup, end: GroupEnd, log: Sequence[str]) -> None:
         now = self._clock()
+        if not end.has_answered:
+            self._newest_failed = max(self._newest_failed, group.key)
         if end.kind == "load_failed":
-            self._fail(end.cause)
+            self._fail(end.cause, log=log)
             return
         decided = self._restarts.died(now, has_answered=end.has_answered)
         if isinstance(decided, FailUntil):
-            self._fail(end.cause, decided)
+            self._fail(end.cause, decided, log=log)
             return
         self._not_before = decided.at
         _log.info("worker_restarts model=%s in=%.1f", self.plan.name, decided.at - now)
 
-    def _fail(self, cause: str, decided: FailUntil | None = None) -> None:
+    def _fail(self, cause: str, decided: FailUntil | None = None, *, log: Sequence[str] = ()) -> None:
         """Pause; the model is FAILED unless another group serves."""
         decision = decided or self._restarts.failed(self._clock())
         self._not_before = decision.at
-        if not self._has_ready:
-            self._has_failed = True
-            self._owner.model_failed(cause)
+        if self._has_ready:
+            self._owner.floor_reached()
+            return
+        self._has_failed = True
+        self._owner.model_failed(cause, log)
+        self.is_asleep = self.plan.starts_on_demand and not self.groups  # after the pause, if it is asked
 
 
 def _can_grow(group: WorkerGroup) -> bool:
