@@ -62,6 +62,7 @@ class WorkloadManager:
         self._cpu_threads = cpu_threads
         self._broken = {(item.name, item.version): item for item in broken}
         self._pools: dict[str, dict[str | None, ModelPool]] = {}
+        self._ending: set[ModelPool] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = asyncio.Event()
         self._placer = Placer(
@@ -130,7 +131,9 @@ class WorkloadManager:
 
         Raises:
             ModelExistsError: there is one of that name and version.
+            ModelNotReadyError: the server is ending.
         """
+        self._check_open()
         versions = self._pools.setdefault(plan.name, {})
         if plan.version in versions:
             raise ModelExistsError(f"Model {label_of(plan)} is already registered.")
@@ -142,24 +145,35 @@ class WorkloadManager:
     async def remove(self, name: str, version: str | None, timeout: float) -> None:  # passed on to the pool
         """Take no more requests for a model version, finish those that are here, end its workers, forget it.
 
-        What is not done within `timeout` seconds is answered 503.
+        What is not done within `timeout` seconds is answered 503. It goes on when the caller is cancelled.
 
         Raises:
             ModelNotFoundError: there is none.
+            ModelNotReadyError: the server is ending.
         """
-        versions = self._pools.get(name, {})
-        pool = versions.get(version)
-        if pool is None or pool.is_closing:
+        self._check_open()
+        pool = self._pools.get(name, {}).get(version)
+        if pool is None or pool in self._ending or self._tasks is None:
             raise ModelNotFoundError(f"Model not found: {name}")
+        self._ending.add(pool)
+        await asyncio.shield(self._tasks.create_task(self._end(pool, timeout)))
+
+    async def _end(self, pool: ModelPool, timeout: float) -> None:  # passed on to the pool
         await pool.close(timeout)
         await pool.ended.wait()
-        del versions[version]
-        if not versions:
+        name, version = pool.plan.name, pool.plan.version
+        del self._pools[name][version]
+        if not self._pools[name]:
             del self._pools[name]
+        self._ending.remove(pool)
+
+    def _check_open(self) -> None:
+        if self.is_draining:
+            raise ModelNotReadyError("The server is ending; its models stay as they are.")
 
     async def settled(self) -> None:
         """Return when every model has loaded or failed for the first time."""
-        for pool in self.pools():
+        for pool in list(self.pools()):
             await pool.settled.wait()
 
     async def close(self, timeout: float) -> None:  # passed on to each pool
@@ -231,7 +245,9 @@ class WorkloadManager:
                 )
 
     async def _unload(self, key: str) -> None:
-        await next(pool for pool in self.pools() if label_of(pool.plan) == key).unload()
+        for pool in list(self.pools()):
+            if label_of(pool.plan) == key and not pool.leases:  # a request may have come since
+                await pool.unload()
 
     def _measured(self, plan: ModelPlan, place: Place) -> dict[str, int]:  # noqa: ARG002  # GPUs cannot be measured from here
         pool = self._pools[plan.name][plan.version]
@@ -241,7 +257,7 @@ class WorkloadManager:
         """Return what other models' busy workers leave of the CPU threads; a maximum that was set wins."""
         if plan.is_maximum_set or not plan.is_on_cpu:
             return None
-        others = (pool for pool in self.pools() if pool.plan.name != plan.name)
+        others = (pool for pool in self.pools() if label_of(pool.plan) != label_of(plan))
         busy = sum(pool.busy_workers * pool.plan.group.threads for pool in others if pool.plan.is_on_cpu)
         return max(0, (self._cpu_threads - busy) // plan.group.threads - plan.min_workers)
 
