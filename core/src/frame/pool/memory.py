@@ -84,10 +84,12 @@ async def _read_gpus() -> dict[str, Memory]:
         async with asyncio.timeout(_GPU_SECONDS):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         _log.warning("gpu_memory_unknown reason=nvidia-smi took longer than %g s", _GPU_SECONDS)
         return {}
+    finally:
+        if process.returncode is None:  # too slow, or nobody waits for it any more
+            process.kill()
+            await process.wait()
     return parse_gpus(output.decode("utf-8", "replace"))
 
 
