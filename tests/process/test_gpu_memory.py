@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 from frame.pool.memory import read_memory
@@ -32,6 +31,6 @@ def test_a_look_at_the_gpus_that_is_given_up_leaves_no_process(tmp_path, monkeyp
         reading.cancel()
         await asyncio.wait((reading,))
         assert reading.cancelled()
-        assert not is_there(int(Path(noted).read_text()))
 
     asyncio.run(scenario())
+    assert not is_there(int(noted.read_text()))
