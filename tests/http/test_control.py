@@ -102,6 +102,12 @@ def test_ping_shows_the_worst_version_of_a_model() -> None:
     assert (got.status, got.json) == (500, {"m": {"status": "FAILED", "reason": "broken"}})
 
 
+def test_ping_shows_what_a_failed_model_wrote_last() -> None:
+    failed = model("m", status="FAILED", reason="exit status 3", last_lines=("no vault", "bye"))
+    got = asking(FakeHost((failed,)))("/ping")
+    assert got.json == {"m": {"status": "FAILED", "reason": "exit status 3", "log": ["no vault", "bye"]}}
+
+
 def test_ping_answers_503_while_the_server_ends() -> None:
     got = asking(FakeHost((WELL,), is_draining=True))("/ping")
     assert (got.status, got.json["code"], got.json["type"]) == (503, 503, "ModelNotReadyError")

@@ -116,7 +116,7 @@ def _handlers(
     }
 
 
-def _ping_status(states: set[str | None], allow_multi_status: bool) -> int:  # noqa: FBT001  # a setting, passed on
+def _ping_status(states: set[object], allow_multi_status: bool) -> int:  # noqa: FBT001  # a setting, passed on
     if "FAILED" in states:
         return 500
     return 207 if "PENDING" in states and allow_multi_status else 200

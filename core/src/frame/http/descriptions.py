@@ -38,14 +38,18 @@ def health_of(view: ModelView) -> Health:
     return "Healthy" if working >= sum(group.min for group in view.groups) else "Unhealthy"
 
 
-def ping_body(views: Iterable[ModelView]) -> dict[str, dict[str, str | None]]:
+def ping_body(views: Iterable[ModelView]) -> dict[str, dict[str, object]]:
     """Map each model to its health, the worst of its versions, with the reason when it is not Healthy."""
-    body: dict[str, dict[str, str | None]] = {}
+    body: dict[str, dict[str, object]] = {}
+    worst: dict[str, Health] = {}
     for view in in_order(views):
         health = health_of(view)
-        known = body.get(view.name)
-        if known is None or _WORST_FIRST.index(health) < _WORST_FIRST.index(_as_health(known["status"])):
+        known = worst.get(view.name)
+        if known is None or _WORST_FIRST.index(health) < _WORST_FIRST.index(known):
+            worst[view.name] = health
             body[view.name] = {"status": health, "reason": None if health == "Healthy" else view.reason}
+            if view.last_lines:
+                body[view.name]["log"] = view.last_lines
     return body
 
 
@@ -84,10 +88,6 @@ def describe(view: ModelView) -> dict[str, object]:
 def utc_text(moment: datetime) -> str:
     """Write an aware time as `2024-05-01T12:00:00.000Z`: DJL Serving's form, and truly UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def _as_health(status: str | None) -> Health:
-    return next(health for health in _WORST_FIRST if health == status)
 
 
 def _signature(signature: Signature) -> dict[str, object]:

@@ -55,6 +55,7 @@ class ModelView:
         signature: what a tensor model declared when it was loaded.
         settings: value and source (`serving.properties:4`, `SERVING_BATCH_SIZE`, `default`) by key.
         log_tail: the last lines its workers wrote, oldest first.
+        last_lines: those of them that clients may see.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ModelView:
     signature: Signature | None = None
     settings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     log_tail: tuple[str, ...] = ()
+    last_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ def view_of(pool: ModelPool) -> ModelView:
         signature=ready[0].signature if ready else None,
         settings=settings,
         log_tail=pool.log_tail if pool.status == "FAILED" else (),
+        last_lines=pool.last_lines if pool.status == "FAILED" else (),
     )
 
 
