@@ -292,8 +292,8 @@ class Supervisor:
 
     def _no_room(self, error: NoRoomError) -> None:
         """Pause, beside groups that serve or whose end makes room."""
-        level = logging.DEBUG if self._is_short else logging.WARNING  # once, not with each try
-        _log.log(level, "worker_not_started model=%s reason=%s", self.plan.name, error)
+        if not self._is_short:  # once, not with each try
+            _log.warning("worker_not_started model=%s reason=%s", self.plan.name, error)
         self._is_short = True
         self._no_room_until = self._clock() + _ROOM_AGAIN
         if self._has_ready:
