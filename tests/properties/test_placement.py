@@ -14,7 +14,6 @@ from frame.policy.placement import (
     StartRequest,
     Unload,
     WaitForStarts,
-    choose_device,
     decide_start,
     share_threads,
 )
@@ -250,19 +249,3 @@ def test_shared_threads_use_the_budget_and_no_more(wanted: int, budget: int, wor
     assert 1 <= threads <= wanted
     assert threads == 1 or threads * workers <= budget
     assert threads == wanted or (threads + 1) * workers > budget
-
-
-@given(limits=st.lists(st.integers(0, 4), min_size=1, max_size=5), workers=st.integers(0, 25))
-def test_devices_fill_evenly_up_to_their_limits(limits: list[int], workers: int) -> None:
-    devices = [(f"gpu{index}",) for index in range(len(limits))]
-    most = dict(zip(devices, limits, strict=True))
-    planned = dict.fromkeys(devices, 0)
-    for _ in range(workers):
-        chosen = choose_device(devices, planned, most)
-        if chosen is None:
-            assert planned == most
-            break
-        planned[chosen] += 1
-    assert all(planned[item] <= most[item] for item in devices)
-    unfilled = [planned[item] for item in devices if planned[item] < most[item]]
-    assert all(planned[item] <= least + 1 for item in devices for least in unfilled)

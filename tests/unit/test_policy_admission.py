@@ -7,12 +7,8 @@ from frame.policy.admission import ModelStatus, Refused, why_refused
 from frame.policy.blame import is_blamed
 
 
-def ask(
-    status: ModelStatus = "READY", *, is_closing: bool = False, can_wait: bool = False, waiting: int = 0
-) -> Refused | None:
-    return why_refused(
-        status=status, is_closing=is_closing, can_wait=can_wait, waiting=waiting, queue_size=10
-    )
+def ask(status: ModelStatus = "READY", *, is_closing: bool = False, waiting: int = 0) -> Refused | None:
+    return why_refused(status=status, is_closing=is_closing, waiting=waiting, queue_size=10)
 
 
 def test_a_ready_model_takes_requests_until_its_queue_is_full() -> None:
@@ -27,11 +23,6 @@ def test_a_model_that_ends_takes_none() -> None:
 @pytest.mark.parametrize("status", ["PENDING", "FAILED"])
 def test_a_model_that_is_not_ready_takes_none(status: ModelStatus) -> None:
     assert ask(status) == Refused("not ready")
-
-
-def test_requests_wait_for_the_first_start_where_they_cause_it() -> None:
-    assert ask("PENDING", can_wait=True) is None
-    assert ask("FAILED", can_wait=True) == Refused("not ready")
 
 
 def test_what_ran_is_blamed_for_a_death() -> None:

@@ -13,7 +13,6 @@ from frame.policy.placement import (
     StartRequest,
     Unload,
     WaitForStarts,
-    choose_device,
     decide_start,
     share_threads,
 )
@@ -180,21 +179,7 @@ def test_room_is_made_on_every_place_that_is_short() -> None:
     assert choice.keys == ("a", "b")
 
 
-# --- devices and threads ------------------------------------------------------------------------------
-
-GPUS = [("gpu0",), ("gpu1",), ("gpu2",)]
-
-
-def test_the_device_with_the_fewest_workers_is_next_and_the_first_of_equals() -> None:
-    limits = dict.fromkeys(GPUS, 2)
-    assert choose_device(GPUS, {}, limits) == ("gpu0",)
-    assert choose_device(GPUS, {("gpu0",): 1}, limits) == ("gpu1",)
-    assert choose_device(GPUS, {("gpu0",): 1, ("gpu1",): 1, ("gpu2",): 1}, limits) == ("gpu0",)
-
-
-def test_a_full_device_takes_no_more() -> None:
-    assert choose_device(GPUS, {("gpu0",): 1, ("gpu1",): 3}, {("gpu0",): 1, ("gpu1",): 4}) == ("gpu1",)
-    assert choose_device(GPUS, {("gpu0",): 1}, {("gpu0",): 1}) is None
+# --- threads ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

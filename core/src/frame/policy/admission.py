@@ -20,19 +20,16 @@ class Refused:
     reason: Literal["closing", "not ready", "full"]
 
 
-def why_refused(
-    *, status: ModelStatus, is_closing: bool, can_wait: bool, waiting: int, queue_size: int
-) -> Refused | None:
+def why_refused(*, status: ModelStatus, is_closing: bool, waiting: int, queue_size: int) -> Refused | None:
     """Return why one more request may not wait; None when it may.
 
     Args:
-        can_wait: requests wait for the first start, since the model is started by them (`minWorkers=0`,
-            `load_on_demand`).
+        status: of a model that is started by its first request (`minWorkers=0`, `load_on_demand`), READY.
         waiting: requests that no slot runs yet, those that wait in a worker behind a batch included.
         queue_size: `job_queue_size`.
     """
     if is_closing:
         return Refused("closing")
-    if status == "FAILED" or (status == "PENDING" and not can_wait):
+    if status != "READY":
         return Refused("not ready")
     return Refused("full") if waiting >= queue_size else None

@@ -153,24 +153,6 @@ def _make_room(
     return Refuse(f"{why}; models in use that could be unloaded otherwise: {in_use}" if in_use else why)
 
 
-def choose_device(
-    devices: Sequence[tuple[str, ...]],
-    planned: Mapping[tuple[str, ...], int],
-    limits: Mapping[tuple[str, ...], int],
-) -> tuple[str, ...] | None:
-    """Return the device set for the next worker, the first of those with the fewest planned workers.
-
-    Args:
-        planned: workers that are up or on their way, by device set; 0 where it is missing.
-        limits: the most of them; a set that is missing takes none.
-
-    Returns:
-        None when all are at their limit.
-    """
-    free = [item for item in devices if planned.get(item, 0) < limits.get(item, 0)]
-    return min(free, key=lambda item: planned.get(item, 0), default=None)
-
-
 def share_threads(wanted: int, budget: int, workers: int) -> int:
     """Return the CPU threads of each worker, >= 1, so that all together have at most `budget` if possible.
 

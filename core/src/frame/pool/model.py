@@ -151,9 +151,7 @@ class ModelPool:
             ModelNotReadyError: it has not loaded, has failed, or is ending.
             CapacityError: the queue is full.
         """
-        self.check_ready()
-        if self.queue_length >= self.plan.queue_size:
-            raise CapacityError(f"Worker queue capacity exceeded for model: {self.plan.name}")
+        self._check_admission(self.queue_length)
         self.open_jobs.add(job)
         job.hint = self._hints.hint(job)
         self._policies.add(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
@@ -165,11 +163,16 @@ class ModelPool:
 
     def check_ready(self) -> None:
         """Raise `ModelNotReadyError` unless requests are taken."""
+        self._check_admission(waiting=0)
+
+    def _check_admission(self, waiting: int) -> None:
         refused = why_refused(
-            status=self.status, is_closing=self._is_closing, can_wait=False, waiting=0, queue_size=1
+            status=self.status, is_closing=self._is_closing, waiting=waiting, queue_size=self.plan.queue_size
         )
         if refused is None:
             return
+        if refused.reason == "full":
+            raise CapacityError(f"Worker queue capacity exceeded for model: {self.plan.name}")
         if refused.reason == "closing":
             raise ModelNotReadyError(f"Model is shutting down: {self.plan.name}")
         detail = f": {self._why_failed}" if self.reason else ""

@@ -92,7 +92,6 @@ class Simulation:
         refused = why_refused(
             status=self._fleet.status,
             is_closing=False,
-            can_wait=self._fleet.is_asleep,
             waiting=len(self._waiting) + self._fleet.jobs_ahead,
             queue_size=self._settings.queue_size,
         )
