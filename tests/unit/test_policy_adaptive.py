@@ -65,6 +65,42 @@ def test_batches_that_get_slower_the_larger_they_are_stay_small():
     assert world.policies.waiting.limits.batch_size < 16
 
 
+def test_where_batches_gain_nothing_requests_run_one_by_one():
+    service = line(0.0, 0.010)
+    adaptive = World(service, adaptive=AdaptiveLimits(target=1.0, most=64)).closed_loop(32, 40.0)
+    fixed = World(service).closed_loop(32, 40.0)
+    assert adaptive.policies.waiting.limits.batch_size == 1
+    assert adaptive.throughput >= 0.97 * fixed.throughput
+    assert adaptive.p99 <= 1.05 * fixed.p99
+
+
+def test_a_size_that_is_not_worth_its_time_is_left_by_halves():
+    times = ServiceTimes()
+    policy = AdaptiveBatching(AdaptiveLimits(target=1.0, most=16), DJL_DEFAULTS, times)
+    now, sizes = 0.0, []
+    for service in (line(0.02, 0.0), line(0.0, 0.01)):  # batches cost one request, then all of theirs
+        for _ in range(200):
+            now += 0.2
+            for size in (1, policy.current.batch_size):
+                times.observe(size, service(size, now), now)
+            policy.decide(now, workers=1)
+            sizes.append(policy.current.batch_size)
+    assert max(sizes) == 16
+    assert sizes[-1] == 1
+    assert all(2 * after + 1 >= before for before, after in pairwise(sizes))
+
+
+def test_without_a_known_slope_the_size_is_doubled_at_most():
+    times = ServiceTimes()
+    policy = AdaptiveBatching(LIMITS, DJL_DEFAULTS, times)
+    times.observe(32, 0.02, 0.0)
+    for index in range(200):
+        times.observe(1, 0.02, 100.0 + index)
+    chosen = policy.decide(300.0, workers=1)
+    assert chosen is not None
+    assert chosen.batch_size == 2
+
+
 def test_no_batch_is_larger_than_allowed():
     world = under(300.0, adaptive=AdaptiveLimits(target=TARGET, most=8))
     assert max(record.size for record in world.policies.journal.batches) == 8

@@ -46,6 +46,27 @@ def test_one_size_alone_tells_nothing_of_others():
     assert (fit.base, fit.per_item) == (pytest.approx(0.03), 0.0)
 
 
+def test_the_time_of_one_more_request_is_remembered_for_a_minute():
+    times = measured(*((size, seconds_of(size)) for size in (1, 8) * 10))
+    for index in range(500):
+        times.observe(8, seconds_of(8), 20.0 + index / 10)
+    fit = times.fit()
+    assert fit is not None
+    assert fit.knows_sizes
+    assert (fit.base, fit.per_item) == (pytest.approx(0.010, rel=0.05), pytest.approx(0.002, rel=0.05))
+    times.observe(8, seconds_of(8), 120.0)
+    fit = times.fit()
+    assert fit is not None
+    assert not fit.knows_sizes
+
+
+def test_sizes_that_hardly_differ_do_not_tell_the_time_of_one_more():
+    chance = random.Random(3)
+    fit = measured(*((chance.choice([39, 40, 41]), chance.uniform(0.9, 1.1)) for _ in range(100))).fit()
+    assert fit is not None
+    assert not fit.knows_sizes
+
+
 def test_a_slow_first_batch_hardly_counts():
     assert measured((1, 5.0), *[(1, 0.02)] * 10).mean(1) == pytest.approx(0.02, rel=1.5)
 

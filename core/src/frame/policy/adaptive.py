@@ -22,6 +22,8 @@ _WAIT_OF_TARGET = 0.2
 _CHANGE_OF_SIZE, _CHANGE_OF_DELAY = 0.15, 0.5
 """Parts by which a choice must differ from the last one."""
 _LEAST_CHANGE_OF_DELAY = 0.001
+_WORTHWHILE = 0.05
+"""Part by which a batch must raise the throughput of half its size to be worth its time."""
 _INTERVAL = 0.1
 """Seconds between two choices."""
 
@@ -51,9 +53,10 @@ class AdaptiveBatching:
     A batch that may be large costs nothing while few requests wait, because an idle worker takes what is
     there. So the size is as large as the target allows: a request may find a batch of that size running and
     then is part of one itself. Where that cannot keep up with what arrives, the smallest size that can is
-    chosen, and where none can, the one with the highest throughput. A delay is only spent when workers are
-    nearly always busy: then it joins requests that come in one moment, such as those of clients that were
-    all answered by one batch.
+    chosen, and where none can, the one with the highest throughput. Sizes with hardly more throughput than
+    half of them are left out: where a batch gains nothing, its requests would only wait for each other. A
+    delay is only spent when workers are nearly always busy: then it joins requests that come in one moment,
+    such as those of clients that were all answered by one batch.
 
     Invariants: `1 <= batch_size <= most`; at most twice the largest size that was measured, so that a time is
         known before it is relied on; the delay and the batches' time keep the target together.
@@ -79,7 +82,7 @@ class AdaptiveBatching:
             return None
         self._not_before = now + _INTERVAL
         rate = self._times.rate(now)
-        most = self._most(now)
+        most = self._most(fit, now)
         delay = self._delay(fit, rate, workers, most)
         choice = self._size(fit, rate, workers, most, delay)
         if not self._differs(choice.size, delay):
@@ -92,11 +95,16 @@ class AdaptiveBatching:
         )
         return self._current
 
-    def _most(self, now: float) -> int:
-        """Return the largest size worth trying: twice the largest so far, not past one that was better."""
-        most = min(self._limits.most, max(1, 2 * self._times.largest))
+    def _most(self, fit: Fit, now: float) -> int:
+        """Return the largest size worth trying: twice as large as known ones, and no waste of time."""
+        most = min(self._limits.most, 2 * self._times.largest)
         best = self._times.best_size(now)
-        return most if best is None else min(most, best)
+        if best is not None:
+            most = min(most, best)
+        if not fit.knows_sizes:
+            return min(most, 2 * self._current.batch_size)
+        slower = max(1, self._current.batch_size // 2)  # not all at once: the line is drawn through noise
+        return min(most, max(slower, _worthwhile(fit, most)))
 
     def _delay(self, fit: Fit, rate: float, workers: int, most: int) -> float:
         """Return the wait for company: none while workers are idle now and then."""
@@ -143,6 +151,13 @@ def _slow_latency(fit: Fit, size: int, workers: int) -> float:
 def _throughput(fit: Fit, size: int, workers: int) -> float:
     seconds = fit.seconds(size)
     return workers * size / seconds if seconds > 0 else float("inf")
+
+
+def _worthwhile(fit: Fit, most: int) -> int:
+    """Return the largest size, up to `most`, that raises the throughput of half of it enough."""
+    if fit.per_item <= 0:
+        return most
+    return int(min(most, fit.base * (1.0 - _WORTHWHILE) / (fit.per_item * _WORTHWHILE)))
 
 
 def _usual_size(fit: Fit, rate: float, workers: int, most: int) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 _MEMORY = 0.97
 """Weight of all that was measured before, at each new batch: the last 30 or so count."""
-_SIZED_MEMORY = 0.7
-"""The same for batches of about one size."""
+_SIZED_MEMORY = 0.9
+"""The same for batches of about one size; before there are ten, all of them count alike."""
 _FIRST = 0.05
 """Weight of a first batch: it often pays for caches and lazy starts."""
 _OUTLIER = 4.0
@@ -17,10 +17,12 @@ _ENOUGH = 5
 """Batches before one may count as an outlier."""
 _LEAST_VARIANCE = 0.05
 """Variance of the sizes (requests squared) from which the time of one more request can be told."""
+_LEAST_VARIATION = 0.1
+"""The same for their standard deviation as a part of their mean: below it the slope is noise."""
 _RATE_SECONDS = 5.0
 """Requests of about this long count for the rate."""
 _REMEMBERED = 60.0
-"""Seconds for which the throughput of a size that is not used any more is remembered."""
+"""Seconds for which what was learned from sizes that do not occur any more is remembered."""
 _BETTER = 1.05
 """Times the throughput of the largest batches that smaller ones must have to be better."""
 _Z99 = 2.33
@@ -53,23 +55,27 @@ class Fit:
 
 @dataclass(slots=True)
 class _Sized:
-    """Means of batches of about one size, and when the last one was."""
+    """Means of batches of about one size, how many there were, and when the last one was."""
 
     size: float
     seconds: float
     at: float
+    count: int = 0
 
 
 class ServiceTimes:
     """Batches and arrivals in, a line through the batches' times and a rate out; each call is O(1).
 
-    The line is one of least squares in which old batches fade away. Requests fade by time.
+    The line is one of least squares in which old batches fade away. When only batches of one size are left,
+    its slope is remembered for a while. Requests fade by time.
     """
 
     def __init__(self) -> None:
         self._count = 0
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
         self._ratio_variance = 0.0
+        self._slope = 0.0
+        self._slope_until = self._observed = -math.inf
         self._largest = 0
         self._by_size: dict[int, _Sized] = {}
         self._rate = 0.0
@@ -96,6 +102,16 @@ class ServiceTimes:
         self._y = self._y * _MEMORY + weight * seconds
         self._xx = self._xx * _MEMORY + weight * size * size
         self._xy = self._xy * _MEMORY + weight * size * seconds
+        self._observed = now
+        self._remember_slope(now)
+
+    def _remember_slope(self, now: float) -> None:
+        """Keep the time of one more request while batches of different sizes tell it."""
+        mean_x, mean_y = self._x / self._weight, self._y / self._weight
+        variance = self._xx / self._weight - mean_x * mean_x
+        if variance >= max(_LEAST_VARIANCE, (_LEAST_VARIATION * mean_x) ** 2):
+            self._slope = (self._xy / self._weight - mean_x * mean_y) / variance
+            self._slope_until = now + _REMEMBERED
 
     def _remember(self, size: int, seconds: float, now: float) -> None:
         """Keep the means of batches of about this size: from one power of 2 to the next they count as one."""
@@ -103,8 +119,10 @@ class ServiceTimes:
         known = self._by_size.get(key)
         if known is None or now - known.at > _REMEMBERED:
             known = self._by_size[key] = _Sized(float(size), seconds, now)
-        known.size += (size - known.size) * (1.0 - _SIZED_MEMORY)
-        known.seconds += (seconds - known.seconds) * (1.0 - _SIZED_MEMORY)
+        known.count += 1
+        weight = max(1.0 - _SIZED_MEMORY, 1.0 / known.count)
+        known.size += (size - known.size) * weight
+        known.seconds += (seconds - known.seconds) * weight
         known.at = now
 
     def best_size(self, now: float) -> int | None:
@@ -142,12 +160,10 @@ class ServiceTimes:
         if not self._count:
             return None
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
-        variance = self._xx / self._weight - mean_x * mean_x
         spread = min(_MOST_SPREAD, 1.0 + _Z99 * math.sqrt(self._ratio_variance))
-        if variance < _LEAST_VARIANCE:
+        if self._observed > self._slope_until:
             return Fit(base=mean_y, per_item=0.0, spread=spread, knows_sizes=False)
-        slope = (self._xy / self._weight - mean_x * mean_y) / variance
-        slope = min(max(0.0, slope), mean_y / mean_x)  # neither part of the time is negative
+        slope = min(max(0.0, self._slope), mean_y / mean_x)  # neither part of the time is negative
         return Fit(base=mean_y - slope * mean_x, per_item=slope, spread=spread, knows_sizes=True)
 
     def mean(self, size: int) -> float | None:
