@@ -257,3 +257,21 @@ def test_a_copy_that_did_not_load_keeps_nobody_waiting_once_the_others_are_idle_
         assert rig.groups == []
         rig.submit()
         assert len(rig.groups) == 1
+
+
+def test_the_end_of_an_older_process_does_not_cut_the_pause_of_a_failed_model_short():
+    with pool_of("minWorkers=1", "maxWorkers=1") as rig:
+        rig.load_all()
+        older, job = rig.groups[0], rig.submit()
+        answer(older, job)
+        older.disconnect()
+        rig.submit()
+        starting(rig)[0].reap("load_failed", "load model: no such file")
+        rig.loop.settle()
+        older.reap()
+        rig.loop.advance(29.0)
+        assert rig.pool.status == "FAILED"
+        assert rig.groups == []
+        rig.loop.advance(2.0)
+        rig.load_all()
+        assert rig.pool.status == "READY"

@@ -362,6 +362,8 @@ class Supervisor:
         if isinstance(decided, FailUntil):
             self._fail(end.cause, decided, log=log)
             return
+        if self._has_failed:
+            return  # the pause of that is on
         self._not_before = decided.at
         _log.info("worker_restarts model=%s in=%.1f", self.plan.name, decided.at - now)
 
