@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from frame.policy.lifecycle import GroupState
 from frame.pool.jobs import Job
@@ -47,11 +48,19 @@ class PoolMachine(RuleBasedStateMachine):
         parallel=st.booleans(),
         capacity=st.sampled_from([0, 0, 3]),
         is_loaded=st.sampled_from([True, True, True, False]),
+        is_shared=st.booleans(),
+        on_demand=st.sampled_from([True, False, False]),
     )
-    def begin(
-        self, batch_size, delay_ms, queue_size, workers, extra, slots, retries, parallel, capacity, is_loaded
-    ) -> None:
+    def begin(self, **chosen: Any) -> None:
+        self.start(**chosen)
+
+    def start(
+        self, *, batch_size, delay_ms, queue_size, workers, extra, slots, retries, parallel, capacity,
+        is_loaded, is_shared, on_demand,
+    ) -> None:  # fmt: skip
+        """Start a pool; its groups are loaded if it says so."""
         self.capacity = capacity
+        self.is_shared = is_shared and not capacity
         text = f"""
             batch_size={batch_size}
             max_batch_delay={delay_ms}
@@ -64,6 +73,7 @@ class PoolMachine(RuleBasedStateMachine):
             option.drain_time=2
             option.retry_on_crash={str(retries).lower()}
             option.parallel_loading={str(parallel).lower()}
+            load_on_demand={str(on_demand).lower()}
         """
         self.rig = PoolRig(plan(text))
         self.pool = self.rig.pool
@@ -74,7 +84,12 @@ class PoolMachine(RuleBasedStateMachine):
             self.load_all()
 
     def load_all(self) -> None:
-        self.rig.load_all(slots=1 if self.capacity else None, capacity=self.capacity)
+        self.rig.load_all(**self.loaded())
+
+    def loaded(self) -> dict[str, Any]:
+        """Return what a copy says when it has loaded."""
+        slots = 1 if self.capacity else None
+        return {"slots": slots, "capacity": self.capacity, "concurrency": 4 if self.is_shared else 0}
 
     # --- what is known without asking the pool --------------------------------------------------
 
@@ -120,6 +135,17 @@ class PoolMachine(RuleBasedStateMachine):
 
     # --- steps that several rules take ---------------------------------------------------------
 
+    def resizing(self) -> list[FakeGroup]:
+        """Groups that were asked for other slots and have not said that they have them."""
+        alive = (group for group in self.alive() if group.resizes)
+        return [group for group in alive if group.slots != group.requested_slots]
+
+    def follow_resizes(self) -> None:
+        """Workers have the slots that they were asked for."""
+        for group in self.resizing():
+            group.report_slots(group.requested_slots)
+        self.rig.loop.settle()
+
     def answer(self, group: FakeGroup, batch: int, clients: list[Client]) -> None:
         ids = {client.job.id for client in clients}
         left = [job for job in group.runs[batch] if job not in ids and job not in group.cancelled]
@@ -129,6 +155,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.rig.loop.settle()
         for client in clients:
             assert client.has_left or client.job.answer.done()
+
+    def answer_everything(self) -> None:
+        """Workers end all that they run."""
+        for group, client in self.open_streams():
+            client.ended_with = ""
+            group.end_stream(client.job.id)
+        while found := self.open_jobs():
+            group, batch, client = found[0]
+            self.answer(group, batch, [client])
+        self.pass_over_cancelled()
 
     def pass_over_cancelled(self) -> None:
         """Workers notice what was cancelled; a batch with nothing else ends."""
@@ -144,8 +180,9 @@ class PoolMachine(RuleBasedStateMachine):
         inside = {batch: [self.clients[job] for job in jobs] for batch, jobs in group.runs.items()}
         started, hung = set(group.running()), set(group.hung_batches)
         end = group.reap()
+        is_hang = bool(hung) or end.kind in {"hung", "overdue"}  # the process was there: what hung did it
         for batch, clients in inside.items():
-            is_blamed = end.kind != "drained" and batch in (started & hung if hung else started)
+            is_blamed = end.kind != "drained" and batch in (started & hung if is_hang else started)
             for client in clients:
                 client.blamed += is_blamed and client.is_waiting
                 if client.job.stream is not None and client.ended_with is None:
@@ -234,6 +271,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool._due_timer.when() <= due
 
     @invariant()
+    def a_model_that_sleeps_has_neither_workers_nor_requests(self) -> None:
+        if self.pool.is_asleep:
+            assert len(self.pool._waiting) == 0
+            assert not [group for group in self.rig.groups if group.takes_work]
+
+    @invariant()
     def a_failed_model_lets_nobody_wait(self) -> None:
         if self.pool.status == "FAILED":
             assert len(self.pool._waiting) == 0
@@ -244,19 +287,16 @@ class PoolMachine(RuleBasedStateMachine):
     def recover(self) -> None:
         """One round of well-behaved workers."""
         for group in self.rig.groups:
-            if group.was_killed or (group.slots and not group.is_connected):
+            group.is_stopped = False
+            if group.was_killed or group.drain_was_asked or (group.slots and not group.is_connected):
                 group.reap()
         self.rig.loop.settle()
         for group in self.rig.groups:
             if group.state is GroupState.STARTING:
-                group.load(slots=1 if self.capacity else None, capacity=self.capacity)
+                group.load(**self.loaded())
         self.rig.loop.settle()
-        for group, client in self.open_streams():
-            group.end_stream(client.job.id)
-        while found := self.open_jobs():
-            group, batch, client = found[0]
-            self.answer(group, batch, [client])
-        self.pass_over_cancelled()
+        self.follow_resizes()
+        self.answer_everything()
 
     def teardown(self) -> None:
         """Liveness: with workers that behave again everything ends and the floor of workers is back."""
@@ -272,7 +312,8 @@ class PoolMachine(RuleBasedStateMachine):
             self.recover()
             self.rig.loop.advance(10.0)
             workers = sum(group.plan_slots for group in self.alive() if group.takes_work)
-            has_floor = workers >= min(1 if self.capacity else 3, self.pool.plan.min_workers)
+            floor = 0 if self.pool.is_asleep else self.pool.plan.min_workers
+            has_floor = workers >= min(1 if self.capacity else 3, floor)
             is_ready = has_floor and self.pool.status == "READY"
             if is_ready and not any(client.is_waiting for client in self.clients.values()):
                 break

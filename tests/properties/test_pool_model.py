@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from frame.errors import CapacityError, ModelNotReadyError
 from frame.policy.lifecycle import GroupState
 from frame.pool.jobs import StreamBrokenError
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from tests.properties.pool_machine import Client, PoolMachine
 
@@ -18,7 +20,7 @@ class Pool(PoolMachine):
 
     # --- clients --------------------------------------------------------------------------------
 
-    @rule(priorities=st.lists(st.sampled_from([1, 3, 3]), min_size=1, max_size=4))
+    @rule(priorities=st.lists(st.sampled_from([1, 3, 3]), min_size=1, max_size=6))
     def submit(self, priorities: list[int]) -> None:
         for priority in priorities:
             self.submit_one(priority)
@@ -104,14 +106,14 @@ class Pool(PoolMachine):
         elif self.capacity or outcome == "fewer slots":
             group.load(slots=1, capacity=self.capacity)
         else:
-            group.load()
+            group.load(**self.loaded())
         self.rig.loop.settle()
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 2.0]))
     def replace_dead_workers(self, seconds: float) -> None:
         """What ended is reaped, its replacement starts after a while and loads."""
         for group in self.rig.groups:
-            if group.was_killed or (group.slots and not group.is_connected):
+            if group.was_killed or group.drain_was_asked or (group.slots and not group.is_connected):
                 self.reap(group)
         self.rig.loop.advance(seconds)
         self.load_all()
@@ -176,12 +178,80 @@ class Pool(PoolMachine):
         if is_reaped:
             self.reap(group)
 
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 2.5]))
+    def stop(self, data: st.DataObject, seconds: float) -> None:
+        """A process does not run for a while: it answers no ping."""
+        self.pick(data, self.alive()).is_stopped = True
+        self.rig.loop.advance(seconds)
+
+    @precondition(lambda self: any(group.is_stopped for group in self.alive()))
+    @rule(data=st.data())
+    def go_on(self, data: st.DataObject) -> None:
+        group = self.pick(data, [group for group in self.alive() if group.is_stopped])
+        group.is_stopped = False
+        group.pong()
+        self.rig.loop.settle()
+
+    @precondition(lambda self: self.resizing())
+    @rule(data=st.data(), is_refused=st.sampled_from([False, False, True]))
+    def resize(self, data: st.DataObject, is_refused: bool) -> None:
+        """A worker has the slots that it was asked for, or could not warm the last one."""
+        group = self.pick(data, self.resizing())
+        wanted = group.requested_slots
+        if is_refused and wanted > 1:
+            group.report_slots(wanted - 1, wanted=wanted - 1, error="no memory for a stream")
+        else:
+            group.report_slots(wanted)
+        self.rig.loop.settle()
+
+    @precondition(lambda self: not self.pool.leases and self.may_unload())
+    @rule()
+    def unload(self) -> None:
+        """Another model needs the memory of one that nobody asks; its processes end soon or later."""
+        unloading = self.rig.loop.create_task(self.pool.unload())
+        self.rig.loop.settle()
+        assert unloading.done() or self.rig.groups
+
+    def may_unload(self) -> bool:
+        return self.pool.plan.starts_on_demand or not self.pool.plan.min_workers
+
     # --- time -----------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.25, 0.5, 0.5, 1.0, 2.0, 8.0, 31.0]))
+    @rule(seconds=st.sampled_from([0.25, 0.5, 0.5, 1.0, 2.0, 12.0, 31.0]))
     def advance(self, seconds: float) -> None:
         self.rig.loop.advance(seconds)
 
 
 TestPool = Pool.TestCase
 TestPool.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class SharedPool(Pool):
+    """A model whose workers are threads of one copy: their number changes, and processes stand still."""
+
+    @initialize(
+        batch_size=st.integers(1, 2),
+        workers=st.integers(0, 2),
+        capacity=st.sampled_from([0, 0, 0, 2]),
+        on_demand=st.booleans(),
+    )
+    def begin(self, **chosen: Any) -> None:
+        fixed = {"delay_ms": 0, "queue_size": 8, "extra": 3, "slots": 3}
+        self.start(**chosen, **fixed, retries=True, parallel=True, is_loaded=True, is_shared=True)
+
+    @precondition(lambda self: self.alive() and self.pool.status == "READY")
+    @rule()
+    def fall_silent_between_batches(self) -> None:
+        """A process stops while it runs nothing, and gets requests until it is given up."""
+        self.answer_everything()
+        for group in self.alive():
+            group.is_stopped = True
+        self.rig.loop.advance(4.5)
+        for _ in range(2):
+            self.submit_one(3)
+        self.rig.loop.advance(9.0)
+
+
+TestSharedPool = SharedPool.TestCase
+TestSharedPool.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

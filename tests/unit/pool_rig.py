@@ -55,7 +55,7 @@ class TimedLoop(asyncio.SelectorEventLoop):
         """Let time pass and run what becomes due, each at its time."""
         self._selector_of_time.until = self.clock.now + seconds
         self.run_forever()
-        assert self.errors == []
+        assert self.errors == [], self.errors
 
 
 class _TimedSelector(selectors.SelectSelector):
