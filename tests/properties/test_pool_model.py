@@ -240,6 +240,13 @@ class SharedPool(Pool):
         fixed = {"delay_ms": 0, "queue_size": 8, "extra": 3, "slots": 3}
         self.start(**chosen, **fixed, retries=True, parallel=True, is_loaded=True, is_shared=True)
 
+    @rule(count=st.integers(3, 6))
+    def grow(self, count: int) -> None:
+        """More requests than the workers take soon bring threads, which have their slots a little later."""
+        self.submit([3] * count)
+        self.rig.loop.advance(1.5)
+        self.follow_resizes()
+
     @precondition(lambda self: self.alive() and self.pool.status == "READY")
     @rule()
     def fall_silent_between_batches(self) -> None:
