@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -52,13 +52,30 @@ def memory_group() -> Iterator[Path]:
         folder.rmdir()
 
 
+@contextmanager
+def inside(group: Path) -> Iterator[None]:
+    """Let processes that are started in the block start in the group."""
+    line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if is_memory(line))
+    root = group.parent
+    before = root / line.split(":", 2)[2].lstrip("/") / "cgroup.procs"
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        before.write_text(str(os.getpid()))
+
+
+def is_memory(line: str) -> bool:
+    """Tell whether a line of /proc/self/cgroup is that of the memory."""
+    controllers = line.split(":", 2)[1]
+    return controllers == "" if not (CGROUPS / "memory").is_dir() else "memory" in controllers.split(",")
+
+
 def test_worker_that_is_killed_for_memory_is_replaced_and_told_apart(tmp_path):
     put_model(tmp_path / "store" / "m", HUNGRY, minWorkers=1, maxWorkers=1, reserved_memory_mb=50)
-    with memory_group() as group, run_server(tmp_path / "store") as server:
-        described = httpx.get(f"{server.url}/models/m", timeout=DEADLINE).json()
-        (worker,) = described[0]["models"][0]["workerGroups"][0]["workers"]
-        for pid in (server.pid, worker["pid"]):
-            (group / "cgroup.procs").write_text(str(pid))
+    with memory_group() as group, ExitStack() as stack:
+        with inside(group):
+            server = stack.enter_context(run_server(tmp_path / "store"))
         post = f"{server.url}/predictions/m"
         assert httpx.post(post, content="fine", timeout=DEADLINE).text == "fine"
         hungry = httpx.post(post, content="hungry", timeout=DEADLINE)

@@ -10,13 +10,13 @@ from typing import Any
 
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.pool.deaths import GroupEnd
-from frame.pool.group import GroupListener, Placement, WorkerGroup
+from frame.pool.group import GroupListener, WorkerGroup
 from frame.pool.jobs import Answer, Job
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
-from frame.pool.placer import UNLIMITED, Resources
+from frame.pool.placer import Resources
 from frame.pool.plan import ModelPlan
-from frame.pool.settings import GroupSettings
+from frame.pool.settings import GroupSettings, Placement
 from frame.testing import FakeClock
 from frame.wire.frames import Frame, FrameDecoder
 from frame.wire.messages import (
@@ -259,7 +259,7 @@ class FakeGroup(WorkerGroup):
 class PoolRig:
     """A pool, its loop, its clock, and the groups it made."""
 
-    def __init__(self, model: ModelPlan, *, prepare: Any = None, resources: Resources = UNLIMITED) -> None:
+    def __init__(self, model: ModelPlan, *, prepare: Any = None, resources: Resources | None = None) -> None:
         self.clock = FakeClock(1000.0)
         self.loop = TimedLoop(self.clock)
         self.made: list[FakeGroup] = []

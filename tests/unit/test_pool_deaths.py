@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from frame.pool.deaths import Exit, OutOfMemoryKills, describe_exit, explain_exit, failed_start
+from frame.testing import FakeClock
 
 KILLED = Exit(-signal.SIGKILL)
 
@@ -24,8 +25,8 @@ class Machine:
         path.write_text(text)
         return path
 
-    def kills(self) -> OutOfMemoryKills:
-        return OutOfMemoryKills(self.proc, self.cgroups)
+    def kills(self, clock: FakeClock | None = None) -> OutOfMemoryKills:
+        return OutOfMemoryKills(self.proc, self.cgroups, clock or FakeClock())
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_kill_counted_by_the_control_group_is_for_memory(version_1):
     own.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     assert explain_exit(KILLED, "", kills) == (
         "out_of_memory",
-        "killed by SIGKILL: out of memory (its cgroup counted 1 oom kill)",
+        "killed by SIGKILL: out of memory (its cgroup counted a kill for memory)",
     )
 
 
@@ -52,16 +53,38 @@ def test_a_kill_counted_by_version_2_is_for_memory(tmp_path):
     events = machine.write(machine.cgroups / "box/memory.events", "low 0\noom 1\noom_kill 1\n")
     kills = machine.kills()
     events.write_text("low 0\noom 4\noom_kill 3\n")
-    assert kills.rise() == "its cgroup counted 2 oom kills"
+    assert kills.claim() == "its cgroup counted a kill for memory"
+    assert kills.claim() == "its cgroup counted a kill for memory"
+    assert kills.claim() == "", "each kill explains one end"
 
 
-def test_a_kill_counted_above_or_by_the_machine_is_for_memory(version_1):
+def test_only_the_nearest_count_counts(version_1):
     machine, own = version_1
     kills = machine.kills()
     machine.write(machine.proc / "vmstat", "oom_kill 8\n")
-    assert kills.rise() == "the machine counted 1 oom kill"
     (own.parent.parent / "memory.oom_control").write_text("oom_kill 4\n")
-    assert kills.rise() == "a cgroup above its own counted 1 oom kill"
+    assert kills.claim() == "", "those were other groups' processes"
+
+
+def test_where_no_group_counts_the_machine_does(tmp_path):
+    machine = Machine(tmp_path, "5:cpu:/box\n")
+    kills = machine.kills()
+    machine.write(machine.proc / "vmstat", "oom_kill 8\n")
+    assert kills.claim() == "the machine counted a kill for memory"
+
+
+def test_a_kill_of_long_ago_explains_nothing(version_1):
+    machine, own = version_1
+    clock = FakeClock()
+    kills = machine.kills(clock)
+    own.write_text("oom_kill 2\n")  # of a process that is none of the workers
+    for _ in range(2):
+        clock.advance(2.0)
+        kills.sample()
+    assert explain_exit(KILLED, "", kills) == ("died", "killed by SIGKILL")
+    own.write_text("oom_kill 3\n")
+    kills.sample()  # too soon to count
+    assert kills.claim()
 
 
 def test_a_kill_that_nobody_counted_is_somebodys(version_1):
@@ -72,14 +95,14 @@ def test_a_kill_that_nobody_counted_is_somebodys(version_1):
 def test_kills_before_the_group_started_are_not_its_own(version_1):
     machine, own = version_1
     own.write_text("oom_kill 5\n")
-    assert machine.kills().rise() == ""
+    assert machine.kills().claim() == ""
 
 
 def test_a_count_that_went_away_is_no_rise(version_1):
     machine, own = version_1
     kills = machine.kills()
     own.unlink()
-    assert kills.rise() == ""
+    assert kills.claim() == ""
 
 
 def test_where_nothing_counts_a_sigkill_may_be_for_memory(tmp_path):

@@ -293,3 +293,16 @@ def test_loads_overlap_only_when_the_first_has_succeeded_and_the_model_says_so(s
     rig.groups[0].load()
     rig.loop.settle()
     assert len(rig.groups) == 3
+
+
+def test_clients_see_what_a_worker_wrote_that_never_had_a_request_and_nothing_else(start_pool):
+    for had_request in (False, True):
+        rig = start_pool("retry_threshold=0")
+        if had_request:
+            rig.submit()
+        rig.groups[0].logs.tail.append("token=secret")
+        rig.groups[0].reap()
+        rig.loop.settle()
+        assert rig.pool.status == "FAILED"
+        assert rig.pool.last_lines == (() if had_request else ("token=secret",))
+        assert rig.pool.log_tail == ("token=secret",)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from frame.policy.lifecycle import GroupState
+from frame.pool.deaths import OutOfMemoryKills
 from frame.pool.placer import NoRoomError, Ticket
 from frame.pool.plan import ModelPlan, Place
 
@@ -124,6 +125,7 @@ class Room:
     """Leave to start, as long as there is room."""
 
     def __init__(self, copies: int) -> None:
+        self.kills = OutOfMemoryKills()
         self.copies = copies
         self.spare: int | None = None
         self.asked: list[bool] = []

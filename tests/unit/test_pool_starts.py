@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from frame.policy.lifecycle import GroupState
+from frame.pool.deaths import OutOfMemoryKills
 from frame.pool.placer import NoRoomError, Resources, Ticket
 from frame.pool.plan import ModelPlan, Place
 
@@ -20,6 +21,7 @@ class Room:
     """Leave to start for so many groups; who asks while the gate is closed waits."""
 
     def __init__(self, copies: int = 100) -> None:
+        self.kills = OutOfMemoryKills()
         self.copies = copies
         self.asked: list[bool] = []
         self.gate = asyncio.Event()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 from frame.pool.cgroups import CGROUPS, PROC, control_groups
+
+_SAMPLE_SECONDS = 1.0
+"""Seconds between two looks at the count; what was counted before the last two explains nothing."""
 
 EndKind = Literal["drained", "load_failed", "died", "hung", "overdue", "out_of_memory"]
 
@@ -46,55 +51,68 @@ class Exit:
     was_forced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Counter:
-    """A file with a line `oom_kill N`, and whose count it is."""
-
-    path: Path
-    owner: str
-
-    def read(self) -> int | None:
-        """Return the count; None when the system has none."""
-        with suppress(OSError):
-            for line in self.path.read_text().splitlines():
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-        return None
-
-
 class OutOfMemoryKills:
-    """Processes that the kernel killed for memory since this object was made.
+    """Processes that the kernel killed for memory, shared by all groups of a router.
 
-    The kernel counts them for each control group and for the machine, but does not say which process it was;
-    so a rise is taken as the cause of a SIGKILL that nobody here sent. (`memory.failcnt` of version 1 is no
-    such count: it rises each time that page cache is dropped.)
+    The kernel counts them for each control group, but does not say which process it was. So a rise of the
+    nearest count is taken as the cause of a SIGKILL that nobody here sent, if it is of the last moments, and
+    each kill that was counted explains one of them. (`memory.failcnt` of version 1 is no such count: it rises
+    each time that page cache is dropped.)
     """
 
-    def __init__(self, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
-        """Read the counts as they are now, which takes less than a millisecond."""
-        counters = [
-            _Counter(
-                group.folder / ("memory.events" if group.is_v2 else "memory.oom_control"),
-                "its cgroup" if index == 0 else "a cgroup above its own",
-            )
-            for index, group in enumerate(control_groups("memory", proc, cgroups))
-        ]
-        counters.append(_Counter(proc / "vmstat", "the machine"))
-        self._before = {counter: before for counter in counters if (before := counter.read()) is not None}
+    def __init__(
+        self, proc: Path = PROC, cgroups: Path = CGROUPS, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._proc, self._cgroups = proc, cgroups
+        self._clock = clock
+        self._file, self._explained = self._read()
+        self._newest, self._sampled = self._explained, clock()
 
     @property
     def is_known(self) -> bool:
         """Whether the system counts such kills at all."""
-        return bool(self._before)
+        return self._file is not None
 
-    def rise(self) -> str:
-        """Return a count that rose, the nearest, in words: `its cgroup counted 1 oom kill`; else nothing."""
-        for counter, before in self._before.items():
-            count = (counter.read() or 0) - before
-            if count > 0:
-                return f"{counter.owner} counted {count} oom kill{'' if count == 1 else 's'}"
-        return ""
+    def sample(self) -> None:
+        """Forget kills that nobody here died of; called every few seconds, it looks once a second at most."""
+        now = self._clock()
+        if now - self._sampled >= _SAMPLE_SECONDS:
+            self._explained = max(self._explained, self._newest)
+            self._newest, self._sampled = self._same_read(), now
+
+    def claim(self) -> str:
+        """Return whose count explains a kill of this moment, in words; nothing when none does."""
+        if self._same_read() <= self._explained:
+            return ""
+        self._explained += 1
+        is_machine = self._file == self._proc / "vmstat"
+        return f"{'the machine' if is_machine else 'its cgroup'} counted a kill for memory"
+
+    def _same_read(self) -> int:
+        """Return the count; when it is another file's from now on, all that it has counted is old."""
+        file, count = self._read()
+        if file != self._file:
+            self._file, self._explained = file, count
+        return count
+
+    def _read(self) -> tuple[Path | None, int]:
+        """Return the file of the nearest count that there is, and the count."""
+        for group in control_groups("memory", self._proc, self._cgroups):
+            file = group.folder / ("memory.events" if group.is_v2 else "memory.oom_control")
+            if (count := _count_of(file)) is not None:
+                return file, count
+        count = _count_of(self._proc / "vmstat")
+        return (None, 0) if count is None else (self._proc / "vmstat", count)
+
+
+def _count_of(path: Path) -> int | None:
+    """Return the number behind `oom_kill`; None when the file or the line is not there."""
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
 
 
 def explain_exit(ended: Exit, closed: str, kills: OutOfMemoryKills) -> tuple[EndKind, str]:
@@ -102,14 +120,14 @@ def explain_exit(ended: Exit, closed: str, kills: OutOfMemoryKills) -> tuple[End
 
     Args:
         closed: why the connection ended before the process did; empty when it did not.
-        kills: as counted since the group's start.
+        kills: as the kernel counts them.
     """
     if ended.was_forced:
         return "died", f"{closed or 'the connection ended'}, and its process went on"
     if ended.status != -signal.SIGKILL:
         return "died", describe_exit(ended.status)
-    if rise := kills.rise():
-        return "out_of_memory", f"killed by SIGKILL: out of memory ({rise})"
+    if counted := kills.claim():
+        return "out_of_memory", f"killed by SIGKILL: out of memory ({counted})"
     return "died", "killed by SIGKILL" + ("" if kills.is_known else " (out of memory?)")
 
 

@@ -7,7 +7,7 @@ import hmac
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -15,14 +15,14 @@ from frame.contract.signatures import Signature
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.pool.batches import Batch, late_batches, taken_batches
 from frame.pool.channel import Channel
-from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, OutOfMemoryKills, explain_exit, failed_start
+from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, explain_exit, failed_start
 from frame.pool.folders import make_folder
 from frame.pool.heads import decode_head, encode, job_head, load_head, specs_of
 from frame.pool.heartbeat import Heartbeat
 from frame.pool.jobs import Job
 from frame.pool.logs import LogDrain
 from frame.pool.process import GroupProcess, first_of, start_process
-from frame.pool.settings import GroupSettings
+from frame.pool.settings import GroupSettings, Placement
 from frame.wire.frames import Frame, frame_header
 from frame.wire.messages import (
     CancelHead,
@@ -54,16 +54,6 @@ class GroupListener(Protocol):
 
     def group_frame(self, group: WorkerGroup, frame: Frame, mapped: list[memoryview]) -> None:
         """An answer, a chunk or an end came."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Placement:
-    """What a new group is asked to be: slots now, and the most that it may ever get."""
-
-    key: int
-    slots: int
-    max_slots: int
-    log_prefix: str
 
 
 class WorkerGroup:
@@ -101,8 +91,8 @@ class WorkerGroup:
         self._closed: asyncio.Future[None] = loop.create_future()
         self._drain_asked: asyncio.Future[None] = loop.create_future()
         self._closed_because = ""
-        self._kills = OutOfMemoryKills()
-        self._heartbeat = Heartbeat(lambda: self._send(Kind.PING, {}), self._end_if_idle)
+        self._kills = placement.kills
+        self._heartbeat = Heartbeat(self._ping, self._end_if_idle)
         self._change = self._threads = 0
         self._next_batch = 1
         self.hung_batches: set[int] = set()
@@ -347,6 +337,10 @@ class WorkerGroup:
         return GroupEnd(kind=kind, cause=stage + cause, has_answered=self.has_answered)
 
     # --- messages -----------------------------------------------------------------------------
+
+    def _ping(self) -> None:
+        self._kills.sample()
+        self._send(Kind.PING, {})
 
     def _send(self, kind: Kind, head: object) -> None:
         if self._channel is not None:

@@ -24,7 +24,7 @@ from frame.pool.hints import HintMaker
 from frame.pool.jobs import Answer, Job
 from frame.pool.metrics import ModelMetrics
 from frame.pool.open_jobs import OpenJobs
-from frame.pool.placer import UNLIMITED, Resources
+from frame.pool.placer import Resources, Unlimited
 from frame.pool.plan import ModelPlan
 from frame.pool.recovery import recover_batch
 from frame.pool.request_log import RequestLog
@@ -53,7 +53,7 @@ class ModelPool:
         prepare: Prepare,
         make_group: MakeGroup = WorkerGroup,
         clock: Clock = monotonic,
-        resources: Resources = UNLIMITED,
+        resources: Resources | None = None,
     ) -> None:
         self.metrics = ModelMetrics()
         self.status: Literal["PENDING", "READY", "FAILED"] = "PENDING"
@@ -74,6 +74,7 @@ class ModelPool:
             plan.batching, scaling_limits(plan), plan.adaptive
         )
         self._waiting = self._policies.waiting
+        resources = resources or Unlimited()
         self._supervisor = Supervisor(
             plan,
             self,
@@ -81,7 +82,7 @@ class ModelPool:
             prepare=prepare,
             make_group=make_group,
             clock=clock,
-            admit=resources.admit,
+            resources=resources,
         )
         request_log = RequestLog(plan.name, plan.log_every) if plan.log_every else None
         self.open_jobs = OpenJobs(self.metrics, request_log, clock)
@@ -152,8 +153,8 @@ class ModelPool:
             CapacityError: the queue is full.
         """
         self._check_admission(self.queue_length)
-        self.open_jobs.add(job)
         job.hint = self._hints.hint(job)
+        self.open_jobs.add(job)
         self._policies.add(job.id, job, job.arrived, priority=job.priority, hint=job.hint)
         if self._may_dispatch:
             self._ask_pump()

@@ -13,6 +13,7 @@ from typing import Any, Protocol, assert_never
 from frame.errors import FrameError
 from frame.policy import placement as policy
 from frame.policy.placement import InFlight, Loaded, StartRequest
+from frame.pool.deaths import OutOfMemoryKills
 from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan, Place
 
@@ -59,15 +60,10 @@ class Ticket:
         self._in_flight = None
 
 
-class Admit(Protocol):
-    """Asks for leave to start a group, as `Placer.admit`."""
-
-    def __call__(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Coroutine[Any, Any, Ticket]:
-        """Return leave once there is room; raises `NoRoomError`."""
-
-
 class Resources(Protocol):
-    """What a model asks before it starts a worker."""
+    """What a model asks before it starts a worker; `kills` are counted for all models together."""
+
+    kills: OutOfMemoryKills
 
     async def admit(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Ticket:
         """Return leave to load a copy of a model on a place, once there is room; raises `NoRoomError`."""
@@ -79,6 +75,9 @@ class Resources(Protocol):
 class Unlimited:
     """Lets every worker start: for pools without a server around them."""
 
+    def __init__(self) -> None:
+        self.kills = OutOfMemoryKills()
+
     async def admit(self, plan: ModelPlan, place: Place, *, is_extra: bool) -> Ticket:  # noqa: ARG002  # the protocol's
         """Let a group start."""
         return Ticket()
@@ -86,9 +85,6 @@ class Unlimited:
     def spare_workers(self, plan: ModelPlan) -> int | None:  # noqa: ARG002  # the protocol's
         """Leave the number of workers to the model's own limits."""
         return None
-
-
-UNLIMITED = Unlimited()
 
 
 class Placer:
@@ -120,6 +116,7 @@ class Placer:
         self._unload = unload
         self._measured = measured
         self.spare_workers = spare_workers
+        self.kills = OutOfMemoryKills()
         self._read = read
         self._clock = clock
         self._in_flight: list[InFlight] = []

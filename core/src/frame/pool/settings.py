@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from frame.contract.engines import EngineSpec
+from frame.pool.deaths import OutOfMemoryKills
 from frame.wire.padding import Padding
 
 
@@ -46,3 +47,14 @@ class GroupSettings:
     predict_timeout: float = 120.0
     drain_timeout: float = 10.0
     server_environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Placement:
+    """What a new group is asked to be: slots now, and the most it may ever get; `kills` are the router's."""
+
+    key: int
+    slots: int
+    max_slots: int
+    log_prefix: str
+    kills: OutOfMemoryKills = field(default_factory=OutOfMemoryKills)

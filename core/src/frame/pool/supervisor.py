@@ -15,10 +15,10 @@ from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
 from frame.policy.scaling import LOOK_EVERY, ScaleTo
 from frame.policy.spread import PlaceCount, missing_on_places, spread
 from frame.pool.deaths import GroupEnd
-from frame.pool.group import GroupListener, Placement, WorkerGroup
-from frame.pool.placer import Admit, NoRoomError, Ticket
+from frame.pool.group import GroupListener, WorkerGroup
+from frame.pool.placer import NoRoomError, Resources, Ticket
 from frame.pool.plan import ModelPlan, Place
-from frame.pool.settings import GroupSettings
+from frame.pool.settings import GroupSettings, Placement
 from frame.pool.staffing import Staffing
 from frame.pool.stoppable import unless_set
 
@@ -67,7 +67,7 @@ class Supervisor:
         prepare: Prepare,
         make_group: MakeGroup,
         clock: Clock,
-        admit: Admit,
+        resources: Resources,
     ) -> None:
         self.plan = plan
         self.groups: dict[int, WorkerGroup] = {}
@@ -81,7 +81,7 @@ class Supervisor:
         self._is_prepared = False
         self._make_group = make_group
         self._clock = clock
-        self._admit = admit
+        self._resources = resources
         self._restarts = RestartPolicy(plan.restarts)
         self._has_failed = False
         self._not_before = 0.0
@@ -255,6 +255,7 @@ class Supervisor:
             slots=slots,
             max_slots=place.slots_per_group,
             log_prefix=f"{self.plan.name}/{self._next_group}",
+            kills=self._resources.kills,
         )
         self._next_group += 1
         settings = replace(self.plan.group, devices=place.devices)
@@ -277,7 +278,7 @@ class Supervisor:
     async def _ticket(self, place: Place) -> Ticket | None:
         """Return leave to start a group, None when there is no room for it now."""
         is_extra = self._has_ready and self.planned_workers(place) >= place.minimum
-        asked = self._admit(self.plan, place, is_extra=is_extra)
+        asked = self._resources.admit(self.plan, place, is_extra=is_extra)
         ticket, error = await unless_set(self._start_nothing, asked)
         if ticket is not None and self._start_nothing.is_set():
             ticket.settle()
@@ -344,8 +345,9 @@ class Supervisor:
         facts = (self.plan.name, group.key, end.kind, end.cause)
         _log.info("worker_ended model=%s group=%d kind=%s cause=%s", *facts)
         if end.kind != "drained":
-            # What a worker wrote that answered nothing speaks of its own trouble, and of no client's request.
-            self._decide_restart(group, end, () if end.has_answered else self.log_tail)
+            # What a worker wrote that was never asked anything speaks of its own trouble and of no request.
+            was_asked = end.has_answered or bool(group.batches)
+            self._decide_restart(group, end, () if was_asked else self.log_tail)
         elif not self.groups and not self._has_failed:
             self._not_before = 0.0  # a pause for what failed beside it must not keep requests waiting
         self._owner.group_ended(group, end)
