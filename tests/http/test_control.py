@@ -108,6 +108,11 @@ def test_ping_shows_what_a_failed_model_wrote_last() -> None:
     assert got.json == {"m": {"status": "FAILED", "reason": "exit status 3", "log": ["no vault", "bye"]}}
 
 
+def test_model_that_sleeps_until_it_is_asked_is_healthy() -> None:
+    asleep = model("m", groups=(group(minimum=1),), is_asleep=True)
+    assert asking(FakeHost((asleep,)))("/ping").json == {"m": {"status": "Healthy"}}
+
+
 def test_ping_answers_503_while_the_server_ends() -> None:
     got = asking(FakeHost((WELL,), is_draining=True))("/ping")
     assert (got.status, got.json["code"], got.json["type"]) == (503, 503, "ModelNotReadyError")

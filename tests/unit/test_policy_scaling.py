@@ -221,3 +221,13 @@ def test_what_it_remembers_is_bounded_by_the_workers() -> None:
 
 def test_before_the_first_decision_there_is_nothing_to_look_at() -> None:
     assert policy().next_look(0.0) is None
+
+
+def test_what_kept_a_wanted_worker_away_is_told_and_forgotten() -> None:
+    scaler = policy(maximum=4)
+    assert scaler.decide(load(40, batch_seconds=0.25, workers=2, spare_threads=1), 0.0) is None
+    assert scaler.held_back is not None
+    assert scaler.held_back.workers == 2
+    assert scaler.held_back.reason.endswith("20 wanted, the CPU threads that are left allow 2")
+    scaler.decide(load(0, batch_seconds=0.25, workers=2, busy=0), 1.0)
+    assert scaler.held_back is None

@@ -6,6 +6,7 @@ import pytest
 from frame.errors import LoadError, ModelNotReadyError
 from frame.policy.lifecycle import GroupState
 from frame.pool.jobs import StreamBrokenError
+from frame.pool.views import view_of
 
 from tests.unit.pool_rig import answer, where
 
@@ -306,3 +307,14 @@ def test_clients_see_what_a_worker_wrote_that_never_had_a_request_and_nothing_el
         assert rig.pool.status == "FAILED"
         assert rig.pool.last_lines == (() if had_request else ("token=secret",))
         assert rig.pool.log_tail == ("token=secret",)
+
+
+def test_below_the_floor_it_is_told_how_the_last_worker_ended(start_pool):
+    rig = start_pool()
+    assert view_of(rig.pool).reason is None
+    rig.groups[0].reap("hung", "no heartbeat for 12 s")
+    rig.loop.settle()
+    assert view_of(rig.pool).reason == "a worker ended (hung): no heartbeat for 12 s"
+    rig.loop.advance(1.0)
+    rig.load_all()
+    assert view_of(rig.pool).reason is None

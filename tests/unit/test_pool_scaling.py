@@ -115,6 +115,8 @@ def test_an_unloaded_model_is_started_by_its_next_request(start_pool):
     rig.loop.settle()
     assert unloading.done()
     assert rig.groups == []
+    assert rig.pool.journal.scalings[-1].reason == "it was idle, and another model needed its memory"
+    assert rig.pool.metrics.scalings["down"] == 1
     again = rig.submit()
     rig.load_all()
     answer(rig.groups[0], again)

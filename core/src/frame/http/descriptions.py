@@ -34,6 +34,8 @@ def health_of(view: ModelView) -> Health:
     """Tell a model's health as DJL Serving words it: Unhealthy has fewer workers than its minimum."""
     if view.status != "READY":
         return view.status
+    if view.is_asleep:
+        return "Healthy"
     working = sum(worker.state in {"ready", "busy"} for group in view.groups for worker in group.workers)
     return "Healthy" if working >= sum(group.min for group in view.groups) else "Unhealthy"
 

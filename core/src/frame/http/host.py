@@ -55,6 +55,7 @@ class ModelView:
         signature: what a tensor model declared when it was loaded.
         settings: value and source (`serving.properties:4`, `SERVING_BATCH_SIZE`, `default`) by key.
         log_tail: the last lines its workers wrote, oldest first.
+        is_asleep: its workers are started by the next request, so that it needs none now.
         last_lines: those of them that clients may see.
     """
 
@@ -74,6 +75,7 @@ class ModelView:
     signature: Signature | None = None
     settings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     log_tail: tuple[str, ...] = ()
+    is_asleep: bool = False
     last_lines: tuple[str, ...] = ()
 
 

@@ -136,7 +136,12 @@ class Conductor(Generic[RunnerT, JobT]):
             start_seconds=supply.start_seconds,
             spare_threads=supply.spare_workers,
         )
-        return self._scaler.decide(load, now)
+        decision = self._scaler.decide(load, now)
+        if (held := self._scaler.held_back) is not None:
+            self.journal.held_back = ScaleRecord(
+                at=now, before=held.workers, target=held.workers, reason=held.reason
+            )
+        return decision
 
     def next_look(self, now: float) -> float | None:
         """When fewer workers may be wanted if nothing happens before."""

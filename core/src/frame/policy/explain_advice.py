@@ -210,7 +210,9 @@ def _more_workers(view: ExplainView) -> Iterator[Advice | Sentence]:
     """Advise more workers when all that there may be are busy and requests wait."""
     recent = view.recent
     maximum = view.scaling.maximum
-    pressure = _pressure([record for record in recent if record.busy >= record.workers], recent)
+    pressure = _pressure(
+        [record for record in recent if record.busy >= record.workers >= view.scaling.maximum], recent
+    )
     if pressure is None or pressure.share < OFTEN or view.workers + view.starting < maximum:
         return
     fed = int(min(pressure.together / pressure.size, 2 * maximum))

@@ -8,6 +8,8 @@ from frame.policy.explain_view import ExplainView, Sentence, count, span
 
 _LAST = 5
 """Scalings and deaths that are told one by one."""
+_HELD_SECONDS = 300.0
+"""How long it is told that a worker was wanted and not added."""
 
 
 def worker_sentences(view: ExplainView) -> Iterator[Sentence]:
@@ -33,7 +35,14 @@ def worker_sentences(view: ExplainView) -> Iterator[Sentence]:
         )
         figures = {"seconds_ago": ago, "before": record.before, "target": record.target}
         yield Sentence("workers", text, figures)
-    if not view.journal.scalings:
+    held = view.journal.held_back
+    if held is not None and view.now - held.at <= _HELD_SECONDS:
+        ago = view.now - held.at
+        text = (
+            f"{span(ago)} ago more workers than {held.target} were wanted and none was added: {held.reason}."
+        )
+        yield Sentence("workers", text, {"seconds_ago": ago, "workers": held.target})
+    elif not any(record.before for record in view.journal.scalings):
         yield _unchanged(view)
 
 

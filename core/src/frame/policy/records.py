@@ -79,4 +79,6 @@ class Journal:
     batches: deque[BatchRecord] = field(default_factory=lambda: deque(maxlen=KEPT_BATCHES))
     scalings: deque[ScaleRecord] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     choices: deque[ChoiceRecord] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    held_back: ScaleRecord | None = None
+    """When and why workers were wanted last that could not be added; `target` is what there was."""
     deaths: deque[DeathRecord] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))

@@ -85,6 +85,8 @@ class ScalingPolicy:
 
     def __init__(self, limits: ScalingLimits) -> None:
         self._limits = limits
+        self.held_back: ScaleTo | None = None
+        """Why the last decision added no worker though one was wanted."""
         self._busy = 0
         # Levels above the present one and when each was left: levels fall, times rise, from left to right.
         self._past: deque[tuple[int, float]] = deque()
@@ -125,6 +127,7 @@ class ScalingPolicy:
             self._last_up = now  # what was before is not known: nothing was idle for longer than that
         have = load.workers + load.starting
         self._follow(load, now)
+        self.held_back = None
         choice = self._up(load, have, now)
         if choice is not None:
             self._last_up = now
@@ -165,13 +168,14 @@ class ScalingPolicy:
             return None
         most = self._most(load)
         target = min(wanted.workers, most)
-        if target <= have:
-            return None
         reason = wanted.reason
         if target < wanted.workers:
             is_own = most == self._limits.maximum
             limit = f"maxWorkers is {most}" if is_own else f"the CPU threads that are left allow {most}"
             reason = f"{reason}; {wanted.workers} wanted, {limit}"
+        if target <= have:
+            self.held_back = ScaleTo(have, reason) if wanted.workers > have else None
+            return None
         return ScaleTo(target, reason)
 
     def _for_backlog(self, load: ModelLoad, have: int, backlog: int, now: float) -> list[ScaleTo]:

@@ -59,3 +59,7 @@ class Staffing:
         self._metrics.count_scaling(decision.workers - before)
         facts = (label_of(plan), before, decision.workers, decision.reason)
         _log.info("workers_scaled model=%s from=%d to=%d reason=%s", *facts)
+
+    def unloaded(self, plan: ModelPlan, before: int) -> None:
+        """Record that an idle model's workers end because another model needs their memory."""
+        self.followed(plan, before, ScaleTo(0, "it was idle, and another model needed its memory"))

@@ -134,6 +134,7 @@ class Supervisor:
     async def unload(self) -> None:
         """End all groups, start none until the next request, and return when they are gone."""
         self.is_asleep = True
+        self._staffing.unloaded(self.plan, self.planned_workers())
         self._start_nothing.set()
         ending = list(self.groups.values())
         for group in ending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from frame.config.view import shown_model_settings
 from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
 from frame.policy.lifecycle import GroupState
+from frame.policy.wording import without_places
 from frame.pool.group import WorkerGroup
 from frame.pool.model import ModelPool
 from frame.pool.plan import Place
@@ -21,7 +22,8 @@ def view_of(pool: ModelPool) -> ModelView:
         url=pool.plan.url,
         engine=pool.plan.group.engine.name,
         status=pool.status,
-        reason=pool.reason,
+        reason=pool.reason or _why_short(pool),
+        is_asleep=pool.is_asleep,
         batch_size=config.batch_size,
         max_batch_delay_ms=config.max_batch_delay,
         max_idle_time=config.max_idle_time,
@@ -34,6 +36,15 @@ def view_of(pool: ModelPool) -> ModelView:
         log_tail=pool.log_tail if pool.status == "FAILED" else (),
         last_lines=pool.last_lines if pool.status == "FAILED" else (),
     )
+
+
+def _why_short(pool: ModelPool) -> str | None:
+    """Return how the last worker ended, while there are fewer than there always should be."""
+    ready = sum(group.slots for group in pool.groups.values() if group.state is GroupState.READY)
+    if pool.is_asleep or ready >= pool.plan.min_workers or not pool.journal.deaths:
+        return None
+    last = pool.journal.deaths[-1]
+    return f"a worker ended ({last.kind}): {without_places(last.cause)}"
 
 
 def _group_view(pool: ModelPool, place: Place) -> WorkerGroupView:
