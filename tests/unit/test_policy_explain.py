@@ -147,22 +147,6 @@ def test_no_scaling_is_explained_by_what_was_busy():
     )
 
 
-def test_workers_that_were_wanted_and_not_added_are_told_with_what_kept_them_away():
-    model = view(workers=1)
-    model.journal.held_back = ScaleRecord(
-        at=NOW - 4,
-        before=1,
-        target=1,
-        reason="9 requests wait; 3 wanted, the CPU threads that are left allow 1",
-    )
-    assert texts(model, "workers")[-1] == (
-        "4 s ago more workers than 1 were wanted and none was added: 9 requests wait; 3 wanted, "
-        "the CPU threads that are left allow 1."
-    )
-    model.journal.held_back = ScaleRecord(at=NOW - 1000, before=1, target=1, reason="long ago")
-    assert "long ago" not in " ".join(texts(model, "workers"))
-
-
 def test_deaths_are_told_with_what_became_of_their_requests():
     model = view(ends={"died": 3, "out_of_memory": 1}, held=1, failure="load model: x")
     for jobs in (0, 3):
