@@ -133,7 +133,7 @@ class ServiceTimes:
         known = [item for _, item in sorted(self._by_size.items()) if now - item.at <= _REMEMBERED]
         if not known:
             return None
-        best = max(known, key=lambda item: item.size / item.seconds)
+        best = min(known, key=lambda item: item.seconds / item.size)
         if best.size * known[-1].seconds <= _BETTER * known[-1].size * best.seconds:
             return None
         return max(1, round(best.size))
@@ -164,7 +164,7 @@ class ServiceTimes:
         if self._observed > self._slope_until:
             return Fit(base=mean_y, per_item=0.0, spread=spread, knows_sizes=False)
         slope = min(max(0.0, self._slope), mean_y / mean_x)  # neither part of the time is negative
-        return Fit(base=mean_y - slope * mean_x, per_item=slope, spread=spread, knows_sizes=True)
+        return Fit(base=max(0.0, mean_y - slope * mean_x), per_item=slope, spread=spread, knows_sizes=True)
 
     def mean(self, size: int) -> float | None:
         """Return the seconds that a batch of this size takes on average, None before the first batch."""
