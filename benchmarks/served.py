@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,30 +60,32 @@ def worked(server: Server) -> Worked:
 
 
 @contextmanager
-def serve_copy(subject: Subject, batch: int, http_server: str) -> Iterator[Server]:
-    """Serve the model, and nothing else, with one worker that computes on one thread."""
+def serve_copy(
+    subject: Subject, batch: int, http_server: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Serve the model, and nothing else, with one worker that computes on one thread.
+
+    Args:
+        settings: properties in place of `batch_size` and `max_batch_delay`.
+    """
     with tempfile.TemporaryDirectory(prefix="frame-bench-") as store:
         copy = Path(store, subject.model)
         copy.mkdir()
         for path in subject.folder.iterdir():
             if path.name not in {"serving.properties", "__pycache__", ".recipe"}:
                 (copy / path.name).symlink_to(path)
-        (copy / "serving.properties").write_text(_properties(subject, batch))
+        (copy / "serving.properties").write_text(_properties(subject, batch, settings))
         arguments = ["--http-server", http_server]
         with run_server(store, arguments, environ={"OMP_NUM_THREADS": "1"}) as server:
             yield server
 
 
-def _properties(subject: Subject, batch: int) -> str:
+def _properties(subject: Subject, batch: int, settings: Mapping[str, str] | None) -> str:
     """Return the model's own settings with the benchmark's in place of some."""
-    own = {
-        "batch_size": str(batch),
-        "max_batch_delay": str(_DELAY_MS if batch > 1 else 0),
-        "minWorkers": "1",
-        "maxWorkers": "1",
-    }
+    fixed = {"batch_size": str(batch), "max_batch_delay": str(_DELAY_MS if batch > 1 else 0)}
+    own = {"minWorkers": "1", "maxWorkers": "1", **(settings or fixed)}
     if subject.engine != "python":  # a handler sets its threads itself, both times
         own[_THREADS] = "1"
     lines = (subject.folder / "serving.properties").read_text().splitlines()
-    kept = [line for line in lines if line.partition("=")[0].strip() not in own]
+    kept = [line for line in lines if line.partition("=")[0].strip() not in {*own, *fixed}]
     return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items()), ""])
