@@ -8,10 +8,13 @@ from collections.abc import Mapping
 
 from frame.errors import BadRequestError, CapacityError, FrameError, PayloadTooLargeError
 from frame.http.servers import Receive
+from frame.http.turns import Turns
 from frame.pool.budget import ByteBudget
 from frame.pool.payload import Payload
 
 _RETRY_AFTER = 1.0
+_LARGE_BYTES = 1 << 20  # bodies from this size on take turns
+_PIECES_PER_ROUND = 2  # of up to 256 KiB, which is what uvloop reads at once: well below a millisecond
 
 
 class ClientGoneError(FrameError):
@@ -38,6 +41,7 @@ class Intake:
         self._budget = budget
         self._timeout = read_timeout
         self._loop = asyncio.get_running_loop()
+        self._turns = Turns(_PIECES_PER_ROUND)
         self._reading: dict[asyncio.Task[object], float] = {}
         self._expired: set[asyncio.Task[object]] = set()
 
@@ -62,6 +66,8 @@ class Intake:
             more = True
             while more:
                 more = await self._add_message(payload, receive)
+                if more and max(announced, payload.size_bytes) >= _LARGE_BYTES:
+                    await self._turns.take()
                 if payload.size_bytes > taken:
                     self._check(payload.size_bytes)
                     self._take(payload.size_bytes - taken)
