@@ -32,8 +32,8 @@ BUDGET = 1_000_000  # max_queued_bytes of the server under test
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serve models with short queues."""
     store = tmp_path_factory.mktemp("store")
-    put_model(store / "short", OBEDIENT, job_queue_size=2)
-    put_model(store / "long", OBEDIENT)
+    put_model(store / "short", OBEDIENT, job_queue_size=2, maxWorkers=1)
+    put_model(store / "long", OBEDIENT, maxWorkers=1)
     put_model(store / "echo", engine="echo")
     environ = {"SERVING_MAX_QUEUED_BYTES": str(BUDGET)}
     with run_server(store, ["--http-server", request.param], environ=environ) as running:
@@ -171,7 +171,9 @@ def test_client_that_goes_away_in_its_upload_gives_its_bytes_back(server: Server
 
 def test_request_behind_one_that_hangs_is_run_or_refused_and_never_both(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    put_model(tmp_path / "store" / "m", OBEDIENT, option__predict_timeout=1, option__drain_time=1)
+    put_model(
+        tmp_path / "store" / "m", OBEDIENT, maxWorkers=1, option__predict_timeout=1, option__drain_time=1
+    )
     with run_server(tmp_path / "store") as running, ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, running, "m", gates=[str(gate)])
         gate.wait_reached()

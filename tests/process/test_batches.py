@@ -46,9 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serve models that take up to four requests together."""
     store = tmp_path_factory.mktemp("store")
     put_model(store / "batched", OBEDIENT, batch_size=4, max_batch_delay=0, maxWorkers=1)
-    put_model(store / "patient", engine="echo", batch_size=4, max_batch_delay=5000)
-    put_model(store / "timid", engine="echo", batch_size=100, max_batch_delay=300)
-    put_model(store / "broken", NONE_OF_A_BATCH, batch_size=4, max_batch_delay=0)
+    put_model(store / "patient", engine="echo", batch_size=4, max_batch_delay=5000, maxWorkers=1)
+    put_model(store / "timid", engine="echo", batch_size=100, max_batch_delay=300, maxWorkers=1)
+    put_model(store / "broken", NONE_OF_A_BATCH, batch_size=4, max_batch_delay=0, maxWorkers=1)
     with run_server(store) as running:
         yield running
 

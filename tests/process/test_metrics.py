@@ -18,7 +18,7 @@ from tests.process.probes import DEADLINE, JSON, OBEDIENT, TEXT, Gate, ask, metr
 def server(tmp_path: Path) -> Iterator[Server]:
     """Serve two models, alone in their server, so that every count is the test's own."""
     put_model(tmp_path / "store" / "echo", engine="echo", option__delay_ms=50)
-    put_model(tmp_path / "store" / "obedient", OBEDIENT, batch_size=4, max_batch_delay=0)
+    put_model(tmp_path / "store" / "obedient", OBEDIENT, batch_size=4, max_batch_delay=0, maxWorkers=1)
     with run_server(tmp_path / "store") as running:
         yield running
 

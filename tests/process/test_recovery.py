@@ -58,10 +58,10 @@ def handle(inputs: Input):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serve models that die when they are told to."""
     store = tmp_path_factory.mktemp("store")
-    put_model(store / "single", OBEDIENT)
-    put_model(store / "batched", OBEDIENT, batch_size=4, max_batch_delay=0)
-    put_model(store / "once", OBEDIENT, option__retry_on_crash="false")
-    put_model(store / "short", OBEDIENT, option__predict_timeout=1)
+    put_model(store / "single", OBEDIENT, maxWorkers=1)
+    put_model(store / "batched", OBEDIENT, batch_size=4, max_batch_delay=0, maxWorkers=1)
+    put_model(store / "once", OBEDIENT, option__retry_on_crash="false", maxWorkers=1)
+    put_model(store / "short", OBEDIENT, option__predict_timeout=1, maxWorkers=1)
     put_model(store / "other", engine="echo")
     with run_server(store, environ={"SERVING_RETRY_THRESHOLD": "50"}) as running:
         yield running
