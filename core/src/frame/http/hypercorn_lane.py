@@ -26,14 +26,15 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from frame.http.hypercorn_machines import H2Machine, H11Machine
+from frame.http.lingering import Lingering, Pace
 from frame.http.listening import BACKLOG
 from frame.http.request_events import RequestEvents
 from frame.http.servers import H2_MAX_STREAMS, HEADERS_MAX_BYTES, KEEP_ALIVE, Listener
 
 _READ_BYTES = 64 * 1024
+_BUFFER_BYTES = 16 * 1024  # asyncio stops reading at twice that; uvloop brings up to 256 KiB at once
 _TLS_HANDSHAKE_TIMEOUT = 10.0  # seconds
 _FLUSH_TIMEOUT = 30.0  # seconds in which a slow client must take what was written before the close
-_LINGER_TIMEOUT = 5.0  # seconds, nginx's lingering_timeout
 _NEVER = 1 << 62
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ async def run_hypercorn(listener: Listener) -> None:
             await asyncio.start_server(
                 lambda reader, writer: lane.accept(group, reader, writer),
                 sock=sock,
+                limit=_BUFFER_BYTES,
                 backlog=BACKLOG,
                 ssl=listener.context,
                 ssl_handshake_timeout=_TLS_HANDSHAKE_TIMEOUT if listener.context else None,
@@ -75,6 +77,7 @@ class _Lane:
         self.config = _Config()
         self.context = WorkerContext(None)
         self.connections: dict[_Connection, asyncio.Task[None]] = {}
+        self.pace = Pace()
         self._graceful_timeout = listener.graceful_timeout
 
     @property
@@ -170,6 +173,7 @@ class _Connection:
         finally:
             self._stop_idle_timer()
             self._writer.transport.abort()
+            del self._machine, self._reader, self._writer  # cycles: the garbage collector comes late
 
     def end_if_idle(self) -> None:
         """Close the connection unless a request is under way."""
@@ -182,7 +186,10 @@ class _Connection:
 
     async def spawn_app(self, app: ASGIWrapper, config: Config, scope: Any, send: Any) -> Any:
         """Call the app for one request, for the machine; return the function that takes its events."""
-        events = RequestEvents()
+        is_alone = isinstance(
+            self._machine, H11Machine
+        )  # streams of one connection hold up each other instead
+        events = RequestEvents(_READ_BYTES) if is_alone else RequestEvents()
         self.spawn(self._call, app, config, scope, events, send)
         return events.put
 
@@ -205,6 +212,7 @@ class _Connection:
             # must not wait any longer once the connection is closed.
             self._reading = self._group.create_task(self._read_all())
             await asyncio.wait({self._reading})
+            self._reading = None  # its traceback holds what it read last, up to 256 KiB of a refused body
             await self._machine.handle(Closed())
 
     async def _read_all(self) -> None:
@@ -267,12 +275,10 @@ class _Connection:
     async def _flush_and_close(self) -> None:
         """Let the client take what was written, then close."""
         with contextlib.suppress(OSError, TimeoutError):
-            if self._machine.is_body_unread:
-                # Closing with unread bytes makes the kernel reset the connection, and the client may lose the
-                # answer that says why (RFC 9112, 9.6).
-                async with asyncio.timeout(_LINGER_TIMEOUT):
-                    while await self._reader.read(_READ_BYTES):
-                        pass
+            if self._machine.is_body_unread and not self._writer.is_closing():
+                self._reader.feed_eof()
+                await self._reader.read()  # to free what it had buffered
+                await Lingering(self._writer, self._lane.pace).ended
             self._writer.close()
             async with asyncio.timeout(_FLUSH_TIMEOUT):
                 await self._writer.wait_closed()

@@ -13,12 +13,13 @@ class RequestEvents:
     """A queue bounded in bytes, whose writer is never stuck behind an app that does not read.
 
     Invariants:
-        At most `_QUEUE_BYTES` and one chunk wait; `put` waits for room meanwhile.
+        At most `most_bytes` and one chunk wait; `put` waits for room meanwhile.
         Once the app has ended (`close`) or the client has gone, `put` never waits.
         After `http.disconnect` the app gets nothing else, as often as it asks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = _QUEUE_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._events: deque[dict[str, Any]] = deque()
         self._size_bytes = 0
         self._is_closed = False
@@ -32,7 +33,9 @@ class RequestEvents:
         self._events.append(event)
         self._changed.set()
         self._size_bytes += len(event.get("body", b""))
-        while self._size_bytes > _QUEUE_BYTES and not self._is_closed and event["type"] != "http.disconnect":
+        while (
+            self._size_bytes > self._most_bytes and not self._is_closed and event["type"] != "http.disconnect"
+        ):
             self._has_room.clear()
             await self._has_room.wait()
 

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from socket import socket
+from typing import Any
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from frame.http.lingering import Pace
 from frame.http.listening import BACKLOG
 from frame.http.servers import HEADERS_MAX_BYTES, KEEP_ALIVE, Listener
 
@@ -24,7 +27,7 @@ async def run_uvicorn(listener: Listener) -> None:
     """Accept and serve connections until `listener.stop` is set; then end as `servers.serve` promises."""
     config = Config(
         listener.app,
-        http=_Protocol,
+        http=partial(_Protocol, Pace()),  # type: ignore[arg-type]  # it is only called
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -96,6 +99,10 @@ class _Protocol(HttpToolsProtocol):
     _chunk_bytes = 0
     _deadline = 0.0  # loop time at which the headers being received must be complete
 
+    def __init__(self, pace: Pace, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._pace = pace
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin a connection; its first request must arrive as soon as any later one."""
         super().connection_made(transport)
@@ -120,11 +127,23 @@ class _Protocol(HttpToolsProtocol):
                 raise ValueError("headers too large")  # becomes send_400_response
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """Free what came of a body that was not read, then go on."""
+        self._free_body()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; the garbage collector, which finds the connection late, finds no body."""
+        super().connection_lost(exc)
+        self._free_body()
+
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
         self._chunk_bytes = len(data)
         super().data_received(data)
-        if self._in_headers and not self.transport.is_closing():
+        if self.cycle is not None and self.cycle.response_complete and not self._in_headers:
+            self._drop_slowly(len(data))
+        elif self._in_headers and not self.transport.is_closing():
             self._header_bytes += len(data)
             if self._header_bytes > HEADERS_MAX_BYTES:
                 self._are_headers_too_large = True
@@ -139,6 +158,20 @@ class _Protocol(HttpToolsProtocol):
             self.transport.close()
         else:
             super().send_400_response(msg)
+
+    def _free_body(self) -> None:
+        # In a pipeline `cycle` is a later request than the one that was answered.
+        if self.cycle is not None and (self.cycle.response_complete or self.cycle.disconnected):
+            self.cycle.body = bytearray()
+
+    def _drop_slowly(self, size_bytes: int) -> None:
+        """Read on later: what came belongs to a request that was answered, and is lost."""
+        self.flow.pause_reading()
+        self.loop.call_at(self._pace.next_moment(self.loop.time(), size_bytes), self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _watch_headers(self) -> None:
         if self.timeout_keep_alive_task is None:
