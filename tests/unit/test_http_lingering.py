@@ -53,7 +53,7 @@ class Client:
         self.before = self.protocol
         self._piece_bytes = piece_bytes
         self._is_read = True
-        self.is_closed = False
+        self.is_closed = self.is_misused = False
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -74,7 +74,7 @@ class Client:
         self._is_read = False
 
     def resume_reading(self) -> None:
-        assert not self.is_closed
+        self.is_misused = self.is_closed  # uvloop raises
         self._is_read = True
         self._loop.call_soon(self._send)
 
@@ -150,6 +150,7 @@ def test_connection_that_closes_meanwhile_is_not_read_on() -> None:
         lingering.connection_lost(OSError("reset"))
         await lingering.ended
         assert client.before.heard == ["lost reset"]
+        assert not client.is_misused
 
     _run(story)
 
