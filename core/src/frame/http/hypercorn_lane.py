@@ -28,11 +28,12 @@ from hypercorn.utils import parse_socket_addr
 from frame.http.hypercorn_machines import H2Machine, H11Machine
 from frame.http.lingering import Lingering, Pace
 from frame.http.listening import BACKLOG
+from frame.http.pieces import PIECE_BYTES, Pieces
 from frame.http.request_events import RequestEvents
 from frame.http.servers import H2_MAX_STREAMS, HEADERS_MAX_BYTES, KEEP_ALIVE, Listener
 
 _READ_BYTES = 64 * 1024
-_BUFFER_BYTES = 16 * 1024  # asyncio stops reading at twice that; uvloop brings up to 256 KiB at once
+_BUFFER_BYTES = 16 * 1024  # asyncio stops reading at twice that
 _TLS_HANDSHAKE_TIMEOUT = 10.0  # seconds
 _FLUSH_TIMEOUT = 30.0  # seconds in which a slow client must take what was written before the close
 _NEVER = 1 << 62
@@ -43,12 +44,20 @@ _log = logging.getLogger(__name__)
 async def run_hypercorn(listener: Listener) -> None:
     """Accept and serve connections until `listener.stop` is set; then end as `servers.serve` promises."""
     lane = _Lane(listener)
+    loop = asyncio.get_running_loop()
+    scratch = memoryview(bytearray(PIECE_BYTES))
     async with asyncio.TaskGroup() as group:
+
+        def make_protocol() -> Pieces:
+            stream = asyncio.StreamReaderProtocol(
+                asyncio.StreamReader(_BUFFER_BYTES), lambda reader, writer: lane.accept(group, reader, writer)
+            )
+            return Pieces(stream, scratch)
+
         servers = [
-            await asyncio.start_server(
-                lambda reader, writer: lane.accept(group, reader, writer),
+            await loop.create_server(
+                make_protocol,
                 sock=sock,
-                limit=_BUFFER_BYTES,
                 backlog=BACKLOG,
                 ssl=listener.context,
                 ssl_handshake_timeout=_TLS_HANDSHAKE_TIMEOUT if listener.context else None,
