@@ -10,8 +10,8 @@ PIECE_BYTES = 64 * 1024
 class Pieces(asyncio.BufferedProtocol):
     """Stands before a stream's protocol, which hears all that happens.
 
-    Invariant: a connection is given at most `PIECE_BYTES` at once, so that many bodies that begin together take
-    a quarter of the memory and of the time before any of them is refused.
+    Invariant: a connection is given at most `PIECE_BYTES` at once, so that many bodies that begin together
+    take a quarter of the memory and of the time before any of them is refused.
     """
 
     def __init__(self, stream: asyncio.StreamReaderProtocol, scratch: memoryview) -> None:
