@@ -35,6 +35,7 @@ class Restarts(RuleBasedStateMachine):
         self.limits = RestartLimits(**limits)
         self.policy = RestartPolicy(self.limits)
         self.clock = FakeClock(1000.0)
+        self.group = 1
         self.forget()
 
     def forget(self) -> None:
@@ -50,13 +51,13 @@ class Restarts(RuleBasedStateMachine):
 
     @rule()
     def answer(self) -> None:
-        self.policy.answered()
+        self.policy.answered(self.group)
         self.forget()
 
     @rule()
     def answer_by_an_older_group(self) -> None:
         """It forgives deaths, but says nothing of starts that failed since."""
-        self.policy.answered(is_new=False)
+        self.policy.answered(0)
         self.deaths.clear()
 
     @rule(has_answered=st.booleans())
@@ -64,7 +65,8 @@ class Restarts(RuleBasedStateMachine):
         now = self.clock.now
         self.deaths.append(now)
         within = [at for at in self.deaths if at > now - self.limits.window]
-        decision = self.policy.died(now, has_answered=has_answered)
+        decision = self.policy.died(now, self.group, has_answered=has_answered)
+        self.group += 1
         barren = self.barren + (not has_answered)
         if max(len(within), barren) > self.limits.retry_threshold:
             self.check_failure(decision)
@@ -81,7 +83,8 @@ class Restarts(RuleBasedStateMachine):
 
     @rule()
     def report_that_it_cannot_load(self) -> None:
-        self.check_failure(self.policy.failed(self.clock.now))
+        self.check_failure(self.policy.load_failed(self.clock.now, self.group))
+        self.group += 1
 
     def check_failure(self, decision: RestartAt | FailUntil) -> None:
         failures = self.failures + 1
@@ -104,49 +107,59 @@ def policy(**limits: float) -> RestartPolicy:
 def test_a_group_that_has_answered_restarts_at_once_however_often():
     restarts = policy(retry_threshold=1)
     for now in range(10):
-        assert restarts.died(float(now), has_answered=True) == RestartAt(float(now))
-        restarts.answered()
+        assert restarts.died(float(now), now, has_answered=True) == RestartAt(float(now))
+        restarts.answered(now + 1)
 
 
 def test_delays_of_starts_that_answered_nothing_double_up_to_the_longest():
     restarts = policy(retry_threshold=99, first_delay=0.5, longest_delay=3.0)
-    delays = [restarts.died(0.0, has_answered=False).at for _ in range(40)]
+    delays = [restarts.died(0.0, group, has_answered=False).at for group in range(40)]
     assert delays == [0.5, 1.0, 2.0] + 37 * [3.0]
 
 
 def test_an_answer_in_between_starts_the_delays_anew():
     restarts = policy(first_delay=1.0)
-    assert [restarts.died(0.0, has_answered=False).at for _ in range(2)] == [1.0, 2.0]
-    restarts.answered()
-    assert restarts.died(0.0, has_answered=False) == RestartAt(1.0)
+    assert [restarts.died(0.0, group, has_answered=False).at for group in (1, 2)] == [1.0, 2.0]
+    restarts.answered(3)
+    assert restarts.died(0.0, 4, has_answered=False) == RestartAt(1.0)
+
+
+def test_an_answer_of_an_older_group_leaves_the_delays():
+    restarts = policy(first_delay=1.0)
+    assert restarts.died(0.0, 2, has_answered=False) == RestartAt(1.0)
+    restarts.answered(1)
+    assert restarts.died(0.0, 3, has_answered=False) == RestartAt(2.0)
+    restarts.load_failed(0.0, 4)
+    restarts.answered(3)
+    assert restarts.failed(0.0) == FailUntil(60.0)
 
 
 def test_one_death_more_than_the_threshold_within_the_window_fails_the_model():
     restarts = policy(retry_threshold=2, window=10.0, cool_down=30.0)
-    restarts.died(0.0, has_answered=True)
-    restarts.died(5.0, has_answered=True)
-    assert restarts.died(9.9, has_answered=True) == FailUntil(39.9)
+    restarts.died(0.0, 1, has_answered=True)
+    restarts.died(5.0, 1, has_answered=True)
+    assert restarts.died(9.9, 1, has_answered=True) == FailUntil(39.9)
 
 
 def test_deaths_that_are_as_old_as_the_window_do_not_count():
     restarts = policy(retry_threshold=2, window=10.0)
-    restarts.died(0.0, has_answered=True)
-    restarts.died(5.0, has_answered=True)
-    assert restarts.died(10.0, has_answered=True) == RestartAt(10.0)
+    restarts.died(0.0, 1, has_answered=True)
+    restarts.died(5.0, 1, has_answered=True)
+    assert restarts.died(10.0, 1, has_answered=True) == RestartAt(10.0)
 
 
 def test_the_cool_down_doubles_to_sixteen_times_and_an_answer_resets_it():
     restarts = policy(cool_down=30.0)
     waits = [restarts.failed(100.0).at - 100.0 for _ in range(7)]
     assert waits == [30.0, 60.0, 120.0, 240.0, 480.0, 480.0, 480.0]
-    restarts.answered()
+    restarts.answered(1)
     assert restarts.failed(100.0) == FailUntil(130.0)
 
 
 def test_after_a_cool_down_the_threshold_counts_from_nothing():
     restarts = policy(retry_threshold=1, first_delay=1.0)
     restarts.failed(0.0)
-    assert restarts.died(30.0, has_answered=False) == RestartAt(31.0)
+    assert restarts.died(30.0, 1, has_answered=False) == RestartAt(31.0)
 
 
 @given(st.lists(st.sampled_from(GroupEvent), max_size=8))

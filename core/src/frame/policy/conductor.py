@@ -32,6 +32,7 @@ class Supply:
 
     Attributes:
         up, starting: workers (slots).
+        missing: workers that places with fewer than their minimum lack.
         ahead: requests that wait in workers, behind the batch that runs.
         start_seconds: until one worker more is up, as measured; 0 for a thread more; None when not known.
         spare_workers: how many above the floor the CPU budget allows; None for no limit.
@@ -39,6 +40,7 @@ class Supply:
 
     up: int
     starting: int
+    missing: int = 0
     ahead: int = 0
     start_seconds: float | None = None
     spare_workers: int | None = None
@@ -141,6 +143,9 @@ class Conductor(Generic[RunnerT, JobT]):
             self.journal.held_back = ScaleRecord(
                 at=now, before=held.workers, target=held.workers, reason=held.reason
             )
+        if decision is None and supply.missing:  # there are enough workers, but elsewhere
+            target = supply.up + supply.starting + supply.missing
+            return ScaleTo(target, f"{supply.missing} are missing on devices with a floor")
         return decision
 
     def next_look(self, now: float) -> float | None:

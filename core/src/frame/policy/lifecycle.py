@@ -79,28 +79,28 @@ class RestartPolicy:
     Invariants: a group that answered since its start restarts at once; delays grow only over starts that
         answered nothing; more than `retry_threshold` deaths within the window without an answer in between
         fail the model, and so do as many starts in a row that answered nothing, however long they took;
-        every decision names a time at which something is started again.
+        an answer says nothing of starts that failed after its group's; every decision names a time at which
+        something is started again. Groups have rising numbers in the order of their starts.
     """
 
     def __init__(self, limits: RestartLimits) -> None:
         self._limits = limits
+        self._newest_failed = 0
         self._deaths: deque[float] = deque()
         self._barren_starts = 0
         self._failures = 0
 
-    def answered(self, *, is_new: bool = True) -> None:
-        """A batch succeeded: past deaths are forgiven.
-
-        Args:
-            is_new: its group was started after all that failed; an older one says nothing of new starts.
-        """
+    def answered(self, group: int) -> None:
+        """A batch of this group succeeded: past deaths are forgiven, and failed starts before its own."""
         if self._deaths:
             self._deaths.clear()
-        if is_new:
+        if group > self._newest_failed:
             self._barren_starts = self._failures = 0
 
-    def died(self, now: float, *, has_answered: bool) -> RestartAt | FailUntil:
+    def died(self, now: float, group: int, *, has_answered: bool) -> RestartAt | FailUntil:
         """A group died; `has_answered` says whether it answered anything since its start."""
+        if not has_answered:
+            self._newest_failed = max(self._newest_failed, group)
         self._deaths.append(now)
         while self._deaths[0] <= now - self._limits.window:
             self._deaths.popleft()
@@ -111,8 +111,13 @@ class RestartPolicy:
             return RestartAt(now)
         return RestartAt(now + self._delay(self._barren_starts, self._limits.first_delay))
 
+    def load_failed(self, now: float, group: int) -> FailUntil:
+        """A group reported that it cannot load."""
+        self._newest_failed = max(self._newest_failed, group)
+        return self.failed(now)
+
     def failed(self, now: float) -> FailUntil:
-        """The model cannot work as it is (its load reported why, or it died too often): cool down."""
+        """The model cannot work as it is (it did not load, or died too often): cool down."""
         self._failures += 1
         self._deaths.clear()
         self._barren_starts = 0

@@ -74,7 +74,7 @@ class Supervisor:
         self.log_tail: tuple[str, ...] = ()
         self.is_asleep = plan.starts_on_demand
         """No worker is started until `wake`."""
-        self.start_seconds: float | None = None
+        self._start_seconds: float | None = None
         self._owner = owner
         self._staffing = staffing
         self._prepare = prepare
@@ -87,7 +87,6 @@ class Supervisor:
         self._not_before = 0.0
         self._no_room_until = 0.0
         self._is_short = False
-        self._newest_failed = 0
         self._next_group = 1
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
@@ -103,7 +102,7 @@ class Supervisor:
 
     def answered(self, group: WorkerGroup) -> None:
         """A batch was answered: past deaths are forgiven, and failed starts if this one came after them."""
-        self._restarts.answered(is_new=group.key > self._newest_failed)
+        self._restarts.answered(group.key)
 
     def look_again(self) -> None:
         """Something changed: see whether a group is missing."""
@@ -119,12 +118,12 @@ class Supervisor:
 
     def loaded(self, group: WorkerGroup) -> float:
         """A group is up; return the seconds since its start, that of its process included."""
-        self.start_seconds = self._clock() - self._started[group.key]
+        self._start_seconds = self._clock() - self._started[group.key]
         self._tickets[group.key].settle()
         if group.state is GroupState.READY:
             self._wake()
         self._changed.set()
-        return self.start_seconds
+        return self._start_seconds
 
     def _wake(self) -> None:
         self.is_asleep = False
@@ -182,7 +181,6 @@ class Supervisor:
         if self.is_asleep:
             return None
         decision = self._staffing.wanted(self.plan, self._supply(), self.groups.values(), now)
-        decision = decision or self._missing_somewhere()
         again = None if decision is None else await self._follow(tasks, decision, now)
         self._is_watching = self._staffing.has_waiting and self.planned_workers() < self.plan.max_workers
         soon = now + LOOK_EVERY
@@ -199,13 +197,6 @@ class Supervisor:
             for place in self.plan.places
         ]
 
-    def _missing_somewhere(self) -> ScaleTo | None:
-        """Return what restores the floor of each place when there are enough workers, but elsewhere."""
-        missing = missing_on_places(self._counts())
-        if not missing:
-            return None
-        return ScaleTo(self.planned_workers() + missing, f"{missing} are missing on devices with a floor")
-
     def _supply(self) -> Supply:
         ready = self.ready_workers()
         groups = self.groups.values()
@@ -213,8 +204,9 @@ class Supervisor:
         return Supply(
             up=ready,
             starting=self.planned_workers() - ready,
+            missing=missing_on_places(self._counts()),
             ahead=sum(group.jobs_ahead for group in groups),
-            start_seconds=0.0 if can_share else self.start_seconds,
+            start_seconds=0.0 if can_share else self._start_seconds,
         )
 
     async def _follow(self, tasks: asyncio.TaskGroup, decision: ScaleTo, now: float) -> float | None:
@@ -356,12 +348,10 @@ class Supervisor:
 
     def _decide_restart(self, group: WorkerGroup, end: GroupEnd, log: Sequence[str]) -> None:
         now = self._clock()
-        if not end.has_answered:
-            self._newest_failed = max(self._newest_failed, group.key)
         if end.kind == "load_failed":
-            self._fail(end.cause, log=log)
+            self._fail(end.cause, self._restarts.load_failed(now, group.key), log=log)
             return
-        decided = self._restarts.died(now, has_answered=end.has_answered)
+        decided = self._restarts.died(now, group.key, has_answered=end.has_answered)
         if isinstance(decided, FailUntil):
             self._fail(end.cause, decided, log=log)
             return

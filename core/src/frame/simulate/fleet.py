@@ -11,7 +11,7 @@ from frame.policy.conductor import Conductor, Supply
 from frame.policy.growth import EndGroup, ResizeGroup, StartGroup, Step, steps_to
 from frame.policy.lifecycle import FailUntil, GroupEvent, GroupState, RestartPolicy
 from frame.policy.scaling import LOOK_EVERY, ScaleTo
-from frame.policy.spread import PlaceCount, spread
+from frame.policy.spread import PlaceCount, missing_on_places, spread
 from frame.simulate.agenda import Agenda, Alarm
 from frame.simulate.outcome import Outcome, Workers
 from frame.simulate.settings import Settings
@@ -90,9 +90,9 @@ class Fleet:
         elif self._planned() < self._settings.maximum and self._agenda.now >= self._looked + LOOK_EVERY:
             self._look()
 
-    def answered(self) -> None:
+    def answered(self, group: Group) -> None:
         """A batch was answered: past deaths are forgiven."""
-        self._restarts.answered()
+        self._restarts.answered(group.key)
 
     def ended(self, group: Group, kind: str, hung: Batch | None = None) -> None:
         """End a group that nobody asked to end."""
@@ -100,7 +100,7 @@ class Fleet:
         self._owner.outcome.deaths += 1
         jobs = sum(len(batch.jobs) for batch in group.batches.values())
         self._policies.group_died(self._agenda.now, kind, kind, jobs)
-        decided = self._restarts.died(self._agenda.now, has_answered=group.has_answered)
+        decided = self._restarts.died(self._agenda.now, group.key, has_answered=group.has_answered)
         self._not_before = decided.at
         if isinstance(decided, FailUntil) and not any(item.takes_work for item in self._groups.values()):
             self.status = "FAILED"
@@ -119,6 +119,7 @@ class Fleet:
         supply = Supply(
             up=up,
             starting=self._planned() - up,
+            missing=missing_on_places(self._counts()),
             ahead=self.jobs_ahead,
             start_seconds=0.0 if any(item.can_grow for item in self.runners) else self._start_seconds,
         )
@@ -134,11 +135,7 @@ class Fleet:
         """Do what brings the workers to the number decided on, as far as that is possible now."""
         before, has_changed = self._planned(), False
         places = self._settings.places
-        counts = [
-            PlaceCount(minimum=place.minimum, maximum=place.maximum, planned=self._planned(index))
-            for index, place in enumerate(places)
-        ]
-        for index, target in enumerate(spread(decision.workers, counts)):
+        for index, target in enumerate(spread(decision.workers, self._counts())):
             for step in steps_to(
                 target,
                 [group.size() for group in self._alive(index)],
@@ -191,6 +188,12 @@ class Fleet:
 
     def _alive(self, place: int | None = None) -> list[Group]:
         return [item for item in self._groups.values() if item.is_alive and place in {None, item.place}]
+
+    def _counts(self) -> list[PlaceCount]:
+        return [
+            PlaceCount(minimum=place.minimum, maximum=place.maximum, planned=self._planned(index))
+            for index, place in enumerate(self._settings.places)
+        ]
 
     def _planned(self, place: int | None = None) -> int:
         return sum(group.workers for group in self._alive(place))

@@ -184,7 +184,7 @@ class Simulation:
         seconds = now - batch.started
         self.outcome.busy_seconds += seconds
         self._policies.batch_ended(batch.record, seconds, seconds, now, self._fleet.runners)
-        self._fleet.answered()
+        self._fleet.answered(group)
         self._may_dispatch = True
         if len(self._waiting):
             self.pump()
