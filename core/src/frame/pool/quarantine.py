@@ -41,8 +41,8 @@ async def check_quarantine(quarantine: Quarantine, job: Job, now: Callable[[], f
     size = size_of(job)
     if not quarantine.may_hold(size):
         return
-    content = _content_of(job)
-    digest = await asyncio.to_thread(content.digest) if size >= MEMFD_BYTES else content.digest()
+    is_large = size >= MEMFD_BYTES
+    digest = await asyncio.to_thread(_content_of(job).digest) if is_large else digest_of(job)
     left = quarantine.seconds_left(digest, now())
     if left is not None:
         raise QuarantinedError(
@@ -63,11 +63,10 @@ def hold(quarantine: Quarantine, job: Job, model: str, now: Callable[[], float])
     _log.warning(
         "request_quarantined model=%s request=%s seconds=%g", model, job.request_id, quarantine.seconds
     )
-    content = _content_of(job)
     if size < MEMFD_BYTES:
-        quarantine.add(content.digest(), size, now())
+        quarantine.add(digest_of(job), size, now())
         return
-    made = asyncio.get_running_loop().run_in_executor(None, content.digest)
+    made = asyncio.get_running_loop().run_in_executor(None, _content_of(job).digest)
     made.add_done_callback(lambda done: quarantine.add(done.result(), size, now()))
 
 
