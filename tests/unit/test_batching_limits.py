@@ -62,7 +62,7 @@ def test_removing_the_oldest_job_gives_the_next_one_its_own_wait():
 def test_a_removed_job_neither_fills_a_batch_nor_leaves_with_one():
     queue = batcher(1.0, 2.0, 3.0)
     assert queue.remove(1) == "1"
-    assert queue.next_due(1.5) > 1.5
+    assert queue.has_full() is False
     assert queue.take(1.5) is None
     assert keys(queue.take(3.0)) == [0, 2]
 
@@ -100,7 +100,7 @@ def test_other_limits_hold_for_the_jobs_that_wait():
     queue.set_limits(BatchLimits(batch_size=2, max_delay=5.0))
     assert queue.next_due(1.0) == 1.0
     queue.set_limits(BatchLimits(batch_size=3, max_delay=5.0))
-    assert queue.next_due(1.0) == 5.0
+    assert (queue.next_due(1.0), queue.has_full()) == (5.0, False)
 
 
 # --- budget -------------------------------------------------------------------------------------
@@ -124,10 +124,9 @@ def test_a_job_that_is_larger_than_the_budget_runs_alone():
 
 def test_a_batch_that_has_room_left_in_its_budget_waits():
     queue = costing(40, 50, max_cost=100)
-    assert queue.next_due(0.0) == 1.0
+    assert (queue.has_full(), queue.next_due(0.0)) == (False, 1.0)
     queue.add(9, "last", 0.0, hint=BatchHint(b"", 10))
-    taken = queue.take(0.0)
-    assert (keys(taken), taken.why) == ([0, 1, 9], "full")
+    assert (queue.has_full(), keys(queue.take(0.0))) == (True, [0, 1, 9])
 
 
 def test_padding_counts_in_the_budget():
@@ -136,8 +135,8 @@ def test_padding_counts_in_the_budget():
 
 
 def test_a_padded_batch_to_which_not_even_the_smallest_job_can_come_does_not_wait():
-    assert costing(60, max_cost=100, is_padded=True).next_due(0.0) == 0.0
-    assert costing(50, max_cost=100, is_padded=True).next_due(0.0) > 0.0
+    assert costing(60, max_cost=100, is_padded=True).has_full()
+    assert not costing(50, max_cost=100, is_padded=True).has_full()
 
 
 def test_the_largest_job_makes_room_when_it_leaves():

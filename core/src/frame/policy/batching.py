@@ -237,6 +237,10 @@ class Batcher(Generic[JobT]):
 
     # --- batches leave --------------------------------------------------------------------------
 
+    def has_full(self) -> bool:
+        """Tell whether a batch waits that cannot grow any more."""
+        return bool(self._full)
+
     def next_due(self, now: float) -> float | None:
         """When the next batch is due if a slot is free: `now` when one is, None when nothing waits."""
         if self._first_ready(now) is not None:
