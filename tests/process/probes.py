@@ -117,7 +117,7 @@ def metric(server: Server, name: str, **labels: str) -> float:
 
 def is_alive(pid: int) -> bool:
     """Tell whether a thread of a process still runs; the first one may be a zombie before the others end."""
-    with contextlib.suppress(FileNotFoundError):  # it goes while its threads are listed
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it goes while its threads are listed
         for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if stat.read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}:
