@@ -68,10 +68,62 @@ def by_claims(spec: EngineSpec, listing: FolderListing) -> Claim | None:
     return Claim(strength=50, model_file=best, reason=f"found {best}")
 
 
-def one_rank(options: Any) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanksRequest:
+    """What `EngineSpec.ranks` may look at.
+
+    Attributes:
+        options: the engine's options, typed.
+        accelerators: devices that one host's groups may be put on; 0 on a machine that has none.
+        environ: the server's environment.
+    """
+
+    options: Any
+    accelerators: int
+    environ: Mapping[str, str]
+
+
+def one_rank(request: RanksRequest) -> int:
     """Return 1: the engine's groups are single processes."""
-    del options
+    del request
     return 1
+
+
+def this_host(options: Any) -> str | None:
+    """Return None: all ranks of a group run on the router's host."""
+    del options
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What `EngineSpec.preflight` may look at before anything is started.
+
+    Attributes:
+        path: the model folder, absolute.
+        model_file: what detection found, relative to `path`.
+        options: the engine's options, typed.
+        properties: every option and argument as strings.
+        ranks: processes of a group.
+        devices: the devices of one group: `("cpu",)`, `("gpu0", "gpu1")`.
+        interpreter: the Python executable of the workers.
+        environ: the server's environment.
+    """
+
+    path: str
+    model_file: str | None
+    options: Any
+    properties: Mapping[str, str]
+    ranks: int
+    devices: tuple[str, ...]
+    interpreter: str
+    environ: Mapping[str, str]
+
+
+def nothing_to_check(preflight: Preflight) -> Iterable[str]:
+    """Return no problem."""
+    del preflight
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +158,12 @@ class LaunchRequest:
 
     Attributes:
         interpreter: the Python executable for the worker.
-        arguments: the worker's own arguments, to be put after the interpreter.
+        arguments: the worker's own arguments (`-m frame.worker …`), to be put after the interpreter.
         environment: the allow-listed environment with PYTHONPATH set.
         devices: devices of the group.
-        ranks: processes of the group.
+        ranks: processes of the group; each finds its own number in RANK.
         options: the engine's options, typed.
+        parent: the router's pid; what is started dies with it.
     """
 
     interpreter: str
@@ -119,6 +172,7 @@ class LaunchRequest:
     devices: tuple[str, ...]
     ranks: int
     options: Any
+    parent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +201,14 @@ class EngineSpec:
         detect: pure; given this spec and a folder listing.
         options: frozen dataclass of its `option.*` keys, each made with `option()`; light to import.
         open_options: unknown `option.*` keys go to the handler as strings.
-        ranks: processes per group, from typed options.
+        ranks: processes per group.
+        fills_devices: a group on every `ranks` accelerators and no more: `minWorkers` and `maxWorkers` default
+            to their number.
+        listen_address: address of the router that ranks on other hosts connect to, from typed options; None
+            when all of them run on this host.
         launch: pure; argv and environment of a group.
+        preflight: what can be known to be wrong before a start: one message for each problem, which names
+            the option and the remedy. May read small files of the folder; imports no framework.
         requires: modules that must be importable, with the command that installs them when not.
         packages: further top-level packages that its workers import (the target's own needs no mention).
     """
@@ -161,7 +221,10 @@ class EngineSpec:
     detect: Callable[[EngineSpec, FolderListing], Claim | None] = by_claims
     options: type = NoOptions
     open_options: bool = False
-    ranks: Callable[[Any], int] = one_rank
+    ranks: Callable[[RanksRequest], int] = one_rank
+    fills_devices: bool = False
+    listen_address: Callable[[Any], str | None] = this_host
     launch: Callable[[LaunchRequest], LaunchCommand] = launch_single
+    preflight: Callable[[Preflight], Iterable[str]] = nothing_to_check
     requires: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()

@@ -173,6 +173,13 @@ class SequenceModel(Model):
     def cancel(self, job: JobId) -> None:
         """Drop a job; its place is free at the next step. Unknown jobs are ignored."""
 
+    def digest(self) -> int:
+        """Return a number, 0 to 2**64 - 1, that differs when the last step chose other tokens.
+
+        Ranks of a group compare it before the next step; one that differs ends the group.
+        """
+        return 0
+
     def predict(self, batch: Sequence[Request]) -> Sequence[Response | ResponseStream | RequestError]:
         """Not used: the worker drives `admit` and `step`."""
         del batch

@@ -59,7 +59,10 @@ class Request:
         properties: the request's headers and the server's additions; case-insensitive.
         parts: content entries in order; query parameters come before the body (key `data`).
         codec: dotted name of the module that decodes and encodes payloads for this request.
-        is_cancelled: becomes true when the client went away; cheap, callable from any thread.
+        is_cancelled: becomes true when the client went away; cheap, callable from any thread. Always false
+            in a group of several ranks, where a cancellation takes effect between steps, on all of them.
+        seed: for every random choice made for this request, 0 to 2**63 - 1: the client's (header
+            `x-frame-seed`), else a random one; the same on all ranks of a group.
     """
 
     id: str
@@ -67,6 +70,7 @@ class Request:
     parts: tuple[Part, ...]
     codec: str = "frame.worker.codecs.djl"
     is_cancelled: Callable[[], bool] = field(default=lambda: False, repr=False)
+    seed: int = 0
 
     def part(self, key: str) -> Part | None:
         """Return the first part named `key`, or None."""

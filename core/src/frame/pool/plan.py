@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from frame.config.settings import ModelConfig, memory_needs, worker_limits
-from frame.contract.engines import EngineSpec
+from frame.contract.engines import EngineSpec, RanksRequest
 from frame.errors import ConfigError
 from frame.policy.adaptive import DEFAULT_MOST, AdaptiveLimits
 from frame.policy.batching import BatchLimits
@@ -97,7 +97,7 @@ def make_plan(
         cores: threads that all workers together may compute with (`cpu_threads`).
         environ: the server's environment; its allow-listed part reaches the workers.
     """
-    ranks = engine.ranks(config.options)
+    ranks = engine.ranks(RanksRequest(options=config.options, accelerators=0, environ=environ))
     if ranks != 1:
         raise ConfigError(f"engine {engine.name}: groups of {ranks} ranks cannot be started by this version")
     omp_threads = environ.get("OMP_NUM_THREADS", "")
@@ -125,6 +125,8 @@ def make_plan(
         load_timeout=config.model_loading_timeout,
         predict_timeout=config.predict_timeout,
         drain_timeout=config.drain_time,
+        ranks=ranks,
+        listen_address=engine.listen_address(config.options),
         server_environment=environ,
     )
     return ModelPlan(

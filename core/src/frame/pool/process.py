@@ -101,8 +101,9 @@ async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
             arguments=("-m", "frame.worker", "--socket", str(socket_path), "--parent", str(os.getpid())),
             environment=environment,
             devices=settings.devices,
-            ranks=settings.engine.ranks(settings.options),
+            ranks=settings.ranks,
             options=settings.options,
+            parent=os.getpid(),
         )
     )
     process = await asyncio.create_subprocess_exec(

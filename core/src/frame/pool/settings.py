@@ -25,6 +25,9 @@ class GroupSettings:
         drain_timeout: what running batches get when the group is told to end.
         shares_model: None lets the loaded model decide.
         padding: how requests of different lengths are brought to one; None: they are not.
+        ranks: processes of a group, each with a full set of messages; the answers of rank 0 count.
+        listen_address: where the router listens for ranks on other hosts; None: a private Unix socket.
+        stall_timeout: a rank that is behind the others for so long ends the group.
     """
 
     name: str
@@ -42,6 +45,9 @@ class GroupSettings:
     shares_model: bool | None = None
     retry_on_crash: bool = True
     padding: Padding | None = None
+    ranks: int = 1
+    listen_address: str | None = None
+    stall_timeout: float = 10.0
     start_timeout: float = 60.0
     load_timeout: float = 240.0
     predict_timeout: float = 120.0

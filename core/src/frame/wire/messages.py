@@ -44,7 +44,9 @@ class LoadHead:
 
     `properties` are all options and arguments as strings; `options_target` names the dataclass that types the
     engine's own. `slots` is how many batches the router would like to overlap now, `max_slots` the most ever.
-    `padding` is a `Padding` as plain JSON.
+    `padding` is a `Padding` as plain JSON. `link` is where the group's ranks meet (see `HelloHead`), `master_port`
+    the port of MASTER_PORT, both "" and 0 in a group of one rank; `stall_timeout` is how many seconds a rank
+    waits for another one, or for the payload of a batch that another one runs.
     """
 
     engine_target: str
@@ -63,6 +65,9 @@ class LoadHead:
     max_slots: int
     shares_model: bool | None = None
     padding: dict[str, Any] | None = None
+    link: str = ""
+    master_port: int = 0
+    stall_timeout: float = 10.0
 
 
 @dataclass(slots=True)
@@ -109,12 +114,27 @@ class SlotsHead:
 
 @dataclass(slots=True, kw_only=True)
 class HelloHead:
-    """The first message of a worker."""
+    """The first message of a worker, or of each rank of a group.
+
+    `host` is its host's name. Rank 0 of several says in `link` where it listens for the others (`unix:/path`
+    or `tcp:host:port`), and in `master_port` a port that is free on its host.
+    """
 
     token: str
     pid: int
     rank: int
     python: str
+    world_size: int = 1
+    host: str = ""
+    link: str = ""
+    master_port: int = 0
+
+
+@dataclass(slots=True)
+class PongHead:
+    """A sign of life. `progress` counts what the rank has begun and ended; equal on ranks that keep up."""
+
+    progress: int = 0
 
 
 @dataclass(slots=True)
