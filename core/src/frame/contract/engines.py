@@ -202,8 +202,8 @@ class EngineSpec:
         options: frozen dataclass of its `option.*` keys, each made with `option()`; light to import.
         open_options: unknown `option.*` keys go to the handler as strings.
         ranks: processes per group.
-        fills_devices: a group on every `ranks` accelerators and no more: `minWorkers` and `maxWorkers` default
-            to their number.
+        fills_devices: a group on every `ranks` accelerators and no more: `minWorkers` and `maxWorkers`
+            default to their number.
         listen_address: address of the router that ranks on other hosts connect to, from typed options; None
             when all of them run on this host.
         launch: pure; argv and environment of a group.

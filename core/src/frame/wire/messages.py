@@ -44,9 +44,9 @@ class LoadHead:
 
     `properties` are all options and arguments as strings; `options_target` names the dataclass that types the
     engine's own. `slots` is how many batches the router would like to overlap now, `max_slots` the most ever.
-    `padding` is a `Padding` as plain JSON. `link` is where the group's ranks meet (see `HelloHead`), `master_port`
-    the port of MASTER_PORT, both "" and 0 in a group of one rank; `stall_timeout` is how many seconds a rank
-    waits for another one, or for the payload of a batch that another one runs.
+    `padding` is a `Padding` as plain JSON. `link` is where the group's ranks meet (see `HelloHead`) and
+    `master_port` the port of MASTER_PORT, "" and 0 in a group of one rank; `stall_timeout` is how many
+    seconds a rank waits for another one, or for the payload of a batch that another one runs.
     """
 
     engine_target: str
