@@ -1,0 +1,97 @@
+"""The DeepSpeed engine: one rank of a group that serves a `model.py`, or a model without code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from frame.api import Engine, EngineContext, Model, ModelSpec, Request, RequestError, Response, ResponseStream
+from frame_deepspeed.after_import import after_import
+from frame_deepspeed.collectives import choose_when_joining, leave_ranks
+from frame_deepspeed.compat import find_attributes_on_module, warn_of_known_faults
+from frame_deepspeed.seeding import combined_seed, seed_generators
+from frame_python.engine import PythonEngine
+
+Answers = Sequence[Response | ResponseStream | RequestError]
+
+
+class HandlerModel(Model):
+    """A user's `model.py` on one rank: seeded before each call, as on all ranks.
+
+    What the handler raises is answered as an error by the model inside: the same request raises on all ranks.
+    A rank that raises alone leaves the others in a collective call, and the router ends a group that stands.
+    """
+
+    concurrency = 1
+
+    def __init__(self, inner: Model) -> None:
+        self._inner = inner
+        self.signature = inner.signature
+
+    def predict(self, batch: Sequence[Request]) -> Answers:
+        """Answer a batch by the handler, every random choice from the requests' seeds."""
+        seed_generators(combined_seed([request.seed for request in batch]))
+        return self._inner.predict(batch)
+
+    def close(self) -> None:
+        """Close the handler. Idempotent."""
+        self._inner.close()
+
+
+class DeepSpeedEngine(Engine):
+    """Loads one rank's part of a model. Every rank of a group makes the same calls."""
+
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
+        self._python = PythonEngine(context)
+        self._is_closed = False
+        _set_environment(context)
+
+    def load(self, spec: ModelSpec) -> Model:
+        """Load the folder's `model.py` by its empty call, or without one the model of transformers in it.
+
+        Raises:
+            ValueError: there is nothing to load, or DeepSpeed cannot do what is asked.
+            RequestError: the handler's first call failed; 507 for memory.
+        """
+        self._prepare_libraries(spec.options)
+        with self.slot_context():
+            return HandlerModel(self._python.load(spec))
+
+    def slot_context(self) -> AbstractContextManager[None]:
+        """Turn gradients off: with them AutoTP's layers raise when a model has biases."""
+        torch = sys.modules.get("torch")
+        return nullcontext() if torch is None else torch.no_grad()
+
+    def close(self) -> None:
+        """Leave the group's ranks. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._python.close()
+            leave_ranks()
+
+    def _prepare_libraries(self, options: Any) -> None:
+        """Mend and set up torch and DeepSpeed as soon as somebody imports them, not before."""
+        threads = self.context.threads
+        has_gpu = any(device.startswith("gpu") for device in self.context.devices)
+        wanted = str(getattr(options, "all_reduce", "auto"))
+        after_import("torch", lambda torch: torch.set_num_threads(threads))
+        after_import(
+            "deepspeed.comm.torch", lambda module: choose_when_joining(module, wanted, has_gpu=has_gpu)
+        )
+        if getattr(options, "compat", "on") != "off":
+            after_import("deepspeed.inference.engine", find_attributes_on_module)
+        after_import("deepspeed", warn_of_known_faults)
+
+
+def _set_environment(context: EngineContext) -> None:
+    """Set what torch, DeepSpeed and transformers read at import, where the launcher did not."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(context.threads))
+    if not any(device.startswith("gpu") for device in context.devices):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for others, with a warning
+    if os.environ.get("MASTER_ADDR", "127.0.0.1") == "127.0.0.1":
+        # Ranks of one host need no other network, and gloo would resolve the host's name, which may fail.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
