@@ -29,6 +29,7 @@ def claim(*files: str, name: str = "m", **properties: str):
         (["model.skops"], {}, 50, "model.skops"),
         (["m.joblib", "model.pkl"], {}, 50, "m.joblib"),
         (["config.json", "model.safetensors"], {}, 10, None),
+        (["tiny.gguf"], {}, 50, "tiny.gguf"),
         (["readme.txt"], {"model_id": "gpt2"}, 10, None),
     ],
 )

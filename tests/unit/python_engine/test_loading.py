@@ -16,8 +16,10 @@ HEAD = "from djl_python import Input, Output\n"
 NAMED = HEAD + "def handle(inputs):\n    return Output().add(__name__)\n"
 
 
-def resolve(files=(), *, name="m", declared=None, environ=None):
-    return resolve_entry_point(name=name, declared=declared, environ=environ or {}, files=list(files))
+def resolve(files=(), *, name="m", declared=None, environ=None, model_id=None):
+    return resolve_entry_point(
+        name=name, declared=declared, environ=environ or {}, files=list(files), model_id=model_id
+    )
 
 
 def test_entry_points_are_looked_for_in_djls_order():
@@ -32,11 +34,20 @@ def test_entry_points_are_looked_for_in_djls_order():
         resolve(files[4:])
 
 
+def test_a_transformers_model_without_a_handler_has_the_built_in_one():
+    assert resolve(["config.json"]).kind == "built_in"
+    assert resolve(["tiny.gguf"]).kind == "built_in"
+    assert resolve([], model_id="/models/gpt").kind == "built_in"
+    assert resolve(["model.py", "config.json"], model_id="/models/gpt").kind == "file"
+    assert resolve(["model.py"], declared="djl_python.deepspeed").kind == "built_in"
+    with pytest.raises(ValueError, match="no entry point"):
+        resolve(["sub/config.json"])
+
+
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
         ("https://h/x.py", "not downloaded"),
-        ("djl_python.huggingface", "language model"),
         ("djl_python.lmi_vllm.x", "model"),
     ],
 )

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from djl_python.outputs import Output
-from frame.api import Engine, Model, ModelSpec, Request, RequestError
+from frame.api import Engine, EngineContext, Model, ModelSpec, Request, RequestError
 
 from frame_python.answers import Answer, answer_one, is_out_of_memory, run_finalizers
 from frame_python.async_calls import AsyncLoop, answer_async
 from frame_python.batches import build_first_input
 from frame_python.handler import Handler, answer_requests
-from frame_python.loading import first_call_properties, load_handler
+from frame_python.loading import find_entry_point, first_call_properties, load_handler
 from frame_python.modules import ModelFolder
 from frame_python.options import PythonOptions
 
@@ -56,17 +56,22 @@ class PythonEngine(Engine):
     def load(self, spec: ModelSpec) -> Model:
         """Import the entry point once and make the handler's first, empty call, in which it loads its model.
 
+        Without an entry point a model of transformers is served by the built-in handler.
+
         Raises:
             ValueError: there is no entry point or no function to call.
             RequestError: the first call failed; 507 for memory. What importing raises passes through.
         """
         options: PythonOptions = spec.options
+        entry_point = find_entry_point(spec)
+        if entry_point.kind == "built_in":
+            return _load_built_in(spec, self.context)
         folder = ModelFolder(spec.path)
         folder.enter()
         loop: AsyncLoop | None = None
         is_loaded = False
         try:
-            handler = load_handler(spec, self.context)
+            handler = load_handler(spec, self.context, entry_point)
             if handler.is_async if options.async_mode is None else options.async_mode:
                 loop = AsyncLoop()
             _make_first_call(handler, first_call_properties(spec, handler), loop)
@@ -77,6 +82,23 @@ class PythonEngine(Engine):
                     loop.close()
                 folder.leave()
         return PythonModel(handler, folder, loop, 1 if loop is None else max(1, self.context.slots))
+
+
+def _load_built_in(spec: ModelSpec, context: EngineContext) -> Model:
+    """Load a model of transformers.
+
+    Raises:
+        ValueError: transformers is not installed, or what the handler says of the folder.
+    """
+    try:
+        from frame_python.handlers.built_in import load_built_in
+    except ModuleNotFoundError as error:
+        if error.name not in {"torch", "transformers"}:
+            raise
+        raise ValueError(
+            f"a model of transformers without a model.py needs {error.name}: pip install torch transformers"
+        ) from error
+    return load_built_in(spec, context)
 
 
 def _make_first_call(handler: Handler, properties: dict[str, Any], loop: AsyncLoop | None) -> None:

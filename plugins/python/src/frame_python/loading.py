@@ -24,20 +24,30 @@ from frame_python.modules import import_file, list_files
 from frame_python.options import PythonOptions
 
 
-def load_handler(spec: ModelSpec, context: EngineContext) -> Handler:
-    """Import the entry point of `spec` and return its handler. The folder must be the current directory.
+def find_entry_point(spec: ModelSpec) -> EntryPoint:
+    """Return what a model folder's options and files say is to be run.
 
     Raises:
-        ValueError: no entry point, or no function to call in it. Whatever its code raises passes through.
+        ValueError: nothing does.
     """
     options: PythonOptions = spec.options
-    files = list_files(spec.path)
-    entry_point = resolve_entry_point(
+    return resolve_entry_point(
         name=spec.properties.get("modelName", spec.name),
         declared=options.entryPoint,
         environ=os.environ,
-        files=files,
+        files=list_files(spec.path),
+        model_id=options.model_id,
     )
+
+
+def load_handler(spec: ModelSpec, context: EngineContext, entry_point: EntryPoint) -> Handler:
+    """Import an entry point of `spec` and return its handler. The folder must be the current directory.
+
+    Raises:
+        ValueError: no function to call in it. Whatever its code raises passes through.
+    """
+    options: PythonOptions = spec.options
+    files = list_files(spec.path)
     additions = server_properties(spec, context)
     if entry_point.kind == "torchserve":
         from frame_python.torchserve import load_torchserve

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 from frame.api import option
 
+from frame_python.handlers.options import TransformersOptions
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PythonOptions:
-    """Options of `engine=python`; keys that are not listed reach the handler as strings.
+class PythonOptions(TransformersOptions):
+    """Options of `engine=python`, those of the built-in handler for transformers among them.
+
+    Keys that are not listed reach the handler as strings.
 
     Handlers see every option, listed or not, among the properties of their first call.
     """
@@ -34,7 +38,6 @@ class PythonOptions:
         "Number of devices one copy uses, or `max`; passed to the handler. Default: TENSOR_PARALLEL_DEGREE.",
     )
     pipeline_parallel_degree: int = option(1, "Passed to the handler.", minimum=1)
-    model_id: str | None = option(None, "A model's name or path, for the handler to load.")
     model_format: str = option(
         "skops",
         "Format of a scikit-learn model.",

@@ -12,7 +12,7 @@ hookimpl = pluggy.HookimplMarker("frame")
 
 
 def detect(spec: EngineSpec, listing: FolderListing) -> Claim | None:
-    """Claim folders with a handler (100), scikit-learn files (50) and Hugging Face models (10)."""
+    """Claim folders with a handler (100), scikit-learn and GGUF files (50) and Hugging Face models (10)."""
     del spec
     return _detect_handler(listing) or _detect_weights(listing)
 
@@ -35,6 +35,9 @@ def _detect_weights(listing: FolderListing) -> Claim | None:
         for suffix in PICKLE_SUFFIXES:
             if listing.matching(stem + suffix):
                 return Claim(strength=50, model_file=stem + suffix, reason=f"found {stem}{suffix}")
+    gguf = listing.matching("*.gguf")
+    if gguf:
+        return Claim(strength=50, model_file=gguf[0], reason=f"found {gguf[0]}")
     if _option(listing, "model_id"):
         return Claim(strength=10, model_file=None, reason="option.model_id is set")
     if listing.matching("config.json"):
