@@ -1,0 +1,127 @@
+"""GPT-J-6B on one GPU: per-token latency, first token, tokens/s and agreement of each path, side by side.
+
+    python benchmarks/gpu/gptj_paths.py --paths eager,graph,autotp-graph,inject --out results
+    python benchmarks/gpu/gptj_paths.py --tiny --paths eager,graph-uncompiled    # does it run here?
+
+Every path runs in a process of its own: one that breaks its device costs its own line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HEAD = (
+    "path",
+    "ms/token",
+    "spread",
+    "first ms",
+    "16 tok s",
+    "tok/s x1",
+    "x8",
+    "x32",
+    "equal",
+    "gaps",
+    "load s",
+    "GiB",
+)
+
+
+def row(found: dict[str, Any]) -> tuple[str, ...]:
+    """Return a path's line of the table."""
+    token, rates = found["token_ms"], list(found["tokens_per_s"].values())
+    same = found["agreement"]
+    return (
+        found["path"],
+        f"{token['median']:.2f}",
+        f"{token['low']:.2f}-{token['high']:.2f}",
+        f"{found['first_token_ms']['median']:.1f}",
+        f"{found['sixteen_tokens_s']['median']:.3f}",
+        *(f"{rate['median']:.0f}" for rate in rates),
+        f"{same['equal']}/{same['of']}",
+        " ".join(str(gap) for gap in same["gaps"][:3]) or "-",
+        f"{found['load_s']:.1f}",
+        f"{found.get('memory_gib', 0):.1f}",
+    )
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Return aligned columns under HEAD."""
+    widths = [max(len(line[i]) for line in [HEAD, *rows]) for i in range(len(HEAD))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in [HEAD, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def run_path(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one path in a child process; returns what it found, or how it failed."""
+    began = time.monotonic()
+    passed = [flag for flag in ("tiny", "quick", "profile") if getattr(options, flag)]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        name,
+        "--out",
+        str(options.out),
+        "--new",
+        str(options.new),
+    ]
+    command += ["--rounds", str(options.rounds), *(f"--{flag}" for flag in passed)]
+    try:
+        ended = subprocess.run(command, timeout=options.timeout, check=False, env=os.environ).returncode
+    except subprocess.TimeoutExpired:
+        ended = -1
+    print(f"{name}: exit {ended} after {time.monotonic() - began:.0f} s", flush=True)
+    written = options.out / f"{name.partition(':')[0]}.json"
+    if ended != 0:
+        return {"path": name, "failed": ended}
+    return dict(json.loads(written.read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--paths", default="eager,graph", help="comma-separated; eager goes first, once")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"))
+    parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
+    parser.add_argument("--quick", action="store_true", help="prepare only the sizes measured here")
+    parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
+    parser.add_argument("--new", type=int, default=64, help="new tokens")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--timeout", type=float, default=300, help="seconds a path may take")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.child:
+        from measure import run_child
+
+        run_child(
+            options.child,
+            options.out,
+            tiny=options.tiny,
+            quick=options.quick,
+            new=options.new,
+            rounds=options.rounds,
+            profiled=options.profile,
+        )
+        return
+    found = [run_path(name, options) for name in options.paths.split(",")]
+    print(table([row(one) for one in found if "failed" not in one]))
+    failed = [one["path"] for one in found if "failed" in one]
+    if failed:
+        print("failed:", ", ".join(failed))
+    (options.out / "results.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
