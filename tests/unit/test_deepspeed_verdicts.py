@@ -57,9 +57,7 @@ def test_single_nan_fails() -> None:
 
 
 def test_quantized_weights_may_change_a_tenth_of_the_tokens() -> None:
-    clear, other = (
-        Position(expected=1, seen=seen, margin=1.0, error=0.3) for seen in (1, 2)
-    )
+    clear, other = (Position(expected=1, seen=seen, margin=1.0, error=0.3) for seen in (1, 2))
     assert judge([row(*[clear] * 9, other)], QUANTIZED).result == "passed"
     assert judge([row(*[clear] * 8, other, other)], QUANTIZED).result == "failed"
 

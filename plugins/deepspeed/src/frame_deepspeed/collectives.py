@@ -41,9 +41,7 @@ def choose_all_reduce(
     return ("gloo", lacking) if lacking else ("shm", "ranks of one host, compiler found")
 
 
-def _why_not_shm(
-    environ: Mapping[str, str], *, has_compiler: bool, has_ninja: bool, has_gpu: bool
-) -> str:
+def _why_not_shm(environ: Mapping[str, str], *, has_compiler: bool, has_ninja: bool, has_gpu: bool) -> str:
     """Return what DeepSpeed's shared-memory all-reduce lacks here, "" when nothing."""
     if has_gpu:
         return "it is for ranks on the CPU"
@@ -109,6 +107,15 @@ def join_ranks(world_size: int) -> None:
         import deepspeed.comm
 
         deepspeed.comm.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def share_first(value: Any) -> Any:
+    """Return what rank 0 gave, on all ranks; all must call it."""
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def leave_ranks() -> None:

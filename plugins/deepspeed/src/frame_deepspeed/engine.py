@@ -14,6 +14,7 @@ from frame_deepspeed.collectives import choose_when_joining, leave_ranks
 from frame_deepspeed.compat import find_attributes_on_module, warn_of_known_faults
 from frame_deepspeed.seeding import combined_seed, seed_generators
 from frame_python.engine import PythonEngine
+from frame_python.loading import find_entry_point
 
 Answers = Sequence[Response | ResponseStream | RequestError]
 
@@ -58,6 +59,10 @@ class DeepSpeedEngine(Engine):
             RequestError: the handler's first call failed; 507 for memory.
         """
         self._prepare_libraries(spec.options)
+        if find_entry_point(spec).kind == "built_in":
+            from frame_deepspeed.built_in import load_built_in  # torch and transformers
+
+            return load_built_in(spec, self.context)
         with self.slot_context():
             return HandlerModel(self._python.load(spec))
 

@@ -22,6 +22,7 @@ class ShardSettings:
         max_tokens: positions of DeepSpeed's own workspace, with `kernel_inject`.
         config: a whole configuration of `init_inference`, from `option.deepspeed_config_path`, in place of
             the one that is made here; None for that one.
+        quantize: keep the weights of linear layers as int8.
     """
 
     degree: int
@@ -32,15 +33,18 @@ class ShardSettings:
     return_tuple: bool = True
     training_mp_size: int = 1
     config: Mapping[str, Any] | None = None
+    quantize: bool = False
 
     def does_nothing(self) -> bool:
         """Tell whether the model stays as it is: one rank, its own layers, no configuration of its own."""
-        return self.degree == 1 and not self.kernel_inject and self.config is None
+        return not self.quantize and not self.uses_deepspeed()
+
+    def uses_deepspeed(self) -> bool:
+        """Tell whether `deepspeed.init_inference` is called."""
+        return self.degree > 1 or self.kernel_inject or self.config is not None
 
 
-def candidate_paths(
-    wanted: str, *, injects: bool | None, on_gpu: bool, falls_back: bool
-) -> tuple[str, ...]:
+def candidate_paths(wanted: str, *, injects: bool | None, on_gpu: bool, falls_back: bool) -> tuple[str, ...]:
     """Return the ways to transform a model, the first one to try first: of inject, graph and eager.
 
     Args:
@@ -121,8 +125,16 @@ def shard(model: Any, settings: ShardSettings) -> Any:
     Raises:
         ValueError: DeepSpeed cannot do it; says what can be done instead.
     """
-    if settings.does_nothing():
-        return model
+    if settings.uses_deepspeed():
+        model = _init_inference(model, settings)
+    if settings.quantize:
+        from frame_deepspeed.quantizing import quantize_weights
+
+        quantize_weights(model)
+    return model
+
+
+def _init_inference(model: Any, settings: ShardSettings) -> Any:
     import deepspeed
     import torch
 

@@ -107,7 +107,5 @@ def take_reference(
         ends += 1
     if not found:
         return None
-    tokens = [
-        ids[row, len(prompt) : len(prompt) + len(found)].tolist() for row, prompt in enumerate(prompts)
-    ]
+    tokens = [ids[row, len(prompt) : len(prompt) + len(found)].tolist() for row, prompt in enumerate(prompts)]
     return Reference(prompts=prompts, tokens=tokens, logits=torch.stack(found, dim=1))

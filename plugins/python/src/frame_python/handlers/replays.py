@@ -101,10 +101,11 @@ class GenerateRunner:
     @contextmanager
     def _without_defaults(self) -> Iterator[None]:
         """Take away the model's defaults: a penalty, say, makes other tokens win than the model's choice."""
-        from transformers import GenerationConfig
+        import transformers
 
         inner = getattr(self._model, "module", self._model)
-        kept, inner.generation_config = inner.generation_config, GenerationConfig()
+        new: Any = transformers.GenerationConfig
+        kept, inner.generation_config = inner.generation_config, new()
         try:
             yield
         finally:

@@ -1,0 +1,191 @@
+"""Serve a model of transformers without code: cut it over the ranks, check it, build what answers."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from frame.api import EngineContext, Model, ModelSpec
+from frame_deepspeed.checking import check_settings, explain_broken, explain_failure, refuse_what_is_missing
+from frame_deepspeed.collectives import join_ranks
+from frame_deepspeed.sharding import ShardSettings, candidate_paths, read_config, shard
+from frame_python.answers import is_out_of_memory
+from frame_python.handlers.built_in import build_model
+from frame_python.handlers.loading import Transformer, load_transformer, torch_device
+from frame_python.handlers.options import TransformersOptions, transformers_options
+from frame_python.handlers.replays import GenerateRunner, Runner, StepRunner
+from frame_python.handlers.self_check import SelfCheck, SelfCheckError
+from frame_python.handlers.stepping import EagerStepper, MakeStepper, SoloStepper, place_of
+from frame_python.handlers.text_generation import TextGenerationModel
+from frame_python.handlers.verdicts import Report
+
+_log = logging.getLogger(__name__)
+
+
+Transform = Callable[[Any, ShardSettings], Any]
+"""What is done to a model: see `shard`."""
+
+
+def load_built_in(spec: ModelSpec, context: EngineContext, *, transform: Transform = shard) -> Model:
+    """Load the model of a folder on this rank; all ranks of the group call it alike.
+
+    Args:
+        transform: what is done to the model, for each path that is tried.
+
+    Raises:
+        ValueError: an option or a file is wrong, or the transformed model is not what it was before.
+    """
+    options = spec.options
+    refuse_what_is_missing(options)
+    join_ranks(context.world_size)
+    quantize = getattr(options, "quantize", None)
+    paths = candidate_paths(
+        "eager" if quantize else getattr(options, "path", "auto"),
+        injects=getattr(options, "replace_with_kernel_inject", None),
+        on_gpu=any(device.startswith("gpu") for device in context.devices),
+        falls_back=getattr(options, "on_self_check", "fallback") == "fallback",
+    )
+    for path, following in zip(paths, (*paths[1:], None), strict=True):
+        try:
+            return _Load(spec, context, path, transform).run()
+        except SelfCheckError as error:
+            if following is None:
+                raise ValueError(
+                    explain_failure(error.report, path, degree=context.world_size, quantize=quantize)
+                ) from error
+            _log.warning(
+                "self_check_falls_back model=%s from=%s to=%s reason=%r",
+                spec.name, path, following, error.report.reason,
+            )  # fmt: skip
+        gc.collect()  # the model that was given up, before the next one is loaded
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    raise AssertionError(paths)
+
+
+@dataclass(slots=True)
+class _Load:
+    """One attempt: one path, from the folder to what answers."""
+
+    spec: ModelSpec
+    context: EngineContext
+    path: str
+    transform: Transform
+    check: SelfCheck | None = field(default=None, init=False)
+
+    def run(self) -> Model:
+        """Load, transform, check.
+
+        Raises:
+            SelfCheckError: what would be served does not agree with the model before.
+        """
+        options = transformers_options(self.spec.options)
+        device = torch_device(self.context.devices[0] if self.context.devices else "cpu")
+        loaded = load_transformer(
+            options,
+            self.spec.path,
+            device,
+            is_max_tokens_set="max_tokens" in self.spec.properties,
+            prepare=lambda before: self._prepare(before, options),
+        )
+        try:
+            model = self._build(loaded, options)
+            report = self._look_after(model, loaded)
+        except RuntimeError as error:
+            if self.context.world_size == 1 or is_out_of_memory(error):
+                raise
+            raise ValueError(explain_broken(error, loaded.model, self.context.world_size)) from error
+        model.self_check = report.plain()  # type: ignore[attr-defined]  # shown where the worker knows it
+        return model
+
+    def _build(self, loaded: Transformer, options: TransformersOptions) -> Model:
+        return build_model(loaded, options, batch_size=self.spec.batch_size, steppers=_steppers(self.path))
+
+    def _prepare(self, before: Transformer, options: TransformersOptions) -> Any:
+        """Take the reference of the model before, then transform it."""
+        settings = self._shard_settings(before)
+        if getattr(self.spec.options, "on_self_check", "fallback") != "off":
+            self.check = self._look_before(before, options, settings)
+        return self.transform(before.model, settings)
+
+    def _shard_settings(self, before: Transformer) -> ShardSettings:
+        options, degree = self.spec.options, self.context.world_size
+        config_path = getattr(options, "deepspeed_config_path", None)
+        return ShardSettings(
+            degree=degree,
+            kernel_inject=self.path == "inject",
+            max_tokens=before.max_tokens,
+            enable_cuda_graph=getattr(options, "enable_cuda_graph", False),
+            triangular_masking=getattr(options, "triangular_masking", True),
+            return_tuple=getattr(options, "return_tuple", True),
+            training_mp_size=getattr(options, "training_mp_size", 1),
+            quantize=bool(getattr(options, "quantize", None)),
+            config=read_config(config_path, folder=self.spec.path, degree=degree) if config_path else None,
+        )
+
+    # --- the self-check -------------------------------------------------------------------------
+
+    def _look_before(
+        self, before: Transformer, options: TransformersOptions, settings: ShardSettings
+    ) -> SelfCheck | None:
+        """Begin a check; None when nothing is done to the model, or the task has no check."""
+        if settings.does_nothing() and self.path == "eager":
+            return None
+        if before.task == "text2text-generation":
+            return None
+        check = SelfCheck(check_settings(self.spec, self.context, self.path, before))
+        if before.task != "text-generation":
+            check.look_before_encoder(before.model, device=before.device)
+            return check
+
+        def build(cut: Any) -> Runner:
+            loaded = replace(before, model=self.transform(cut, settings).to(before.device))
+            return self._runner(self._build(loaded, options), loaded)
+
+        fits = place_of(before.model)[0] == before.device
+        check.look_before(
+            before.model, device=before.device, fits=fits, build=build, max_length=before.max_tokens
+        )
+        return check
+
+    def _look_after(self, model: Model, loaded: Transformer) -> Report:
+        if self.check is None:
+            return self._unchecked(loaded)
+        if loaded.task == "text-generation":
+            return self.check.look_after(self._runner(model, loaded))
+        return self.check.look_after_encoder(loaded.model, device=loaded.device)
+
+    def _unchecked(self, loaded: Transformer) -> Report:
+        why = "nothing was done to the model"
+        if getattr(self.spec.options, "on_self_check", "fallback") == "off":
+            why = "option.on_self_check=off"
+        elif loaded.task == "text2text-generation":
+            why = f"there is none for the task {loaded.task}"
+        if self.context.rank == 0:
+            _log.info("self_check model=%s result=not_run reason=%r", self.spec.name, why)
+        return Report(result="not_run", reason=why, path=self.path)
+
+    def _runner(self, model: Model, loaded: Transformer) -> Runner:
+        """Return the way in which `model` runs its texts."""
+        if isinstance(model, TextGenerationModel):
+            return StepRunner(model._stepper)  # noqa: SLF001  # the very one that will serve
+        return GenerateRunner(
+            loaded.model,
+            device=loaded.device,
+            largest=self.spec.batch_size,
+            pad=loaded.tokenizer.pad_token_id,
+        )
+
+
+def _steppers(path: str) -> tuple[MakeStepper, ...]:
+    """Return the ways to run a language model, best first."""
+    if path != "graph":
+        return (EagerStepper, SoloStepper)
+    from frame_python.handlers.graph_step import GraphStep
+
+    make: Callable[..., Any] = GraphStep
+    return (make, EagerStepper, SoloStepper)

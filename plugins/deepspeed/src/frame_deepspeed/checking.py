@@ -1,0 +1,106 @@
+"""The self-check of one rank: its settings from options, and what is said when it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frame.api import EngineContext, ModelSpec
+from frame_deepspeed.collectives import share_first
+from frame_python.handlers.fingerprints import cache_folder, fingerprint
+from frame_python.handlers.loading import Transformer
+from frame_python.handlers.self_check import CheckSettings
+from frame_python.handlers.verdicts import Report, tolerance_for
+
+
+def check_settings(spec: ModelSpec, context: EngineContext, path: str, before: Transformer) -> CheckSettings:
+    """Return how to check a model that goes `path` on this rank."""
+    options = spec.options
+    dtype = str(before.dtype).removeprefix("torch.")
+    is_quantized = bool(getattr(options, "quantize", None))
+    facts = _facts(spec, context, path, before)
+    cache = cache_folder(os.environ)
+    versions = {"versions": facts["versions"], "dtype": dtype}
+    reference = fingerprint(str(before.folder), versions, with_times=False) if context.rank == 0 else ""
+    return CheckSettings(
+        model=spec.name,
+        path=path,
+        tolerance=tolerance_for(dtype, is_quantized=is_quantized),
+        timeout=float(getattr(options, "self_check_timeout", 60.0)),
+        key=fingerprint(str(before.folder), facts, with_times=True) if context.rank == 0 else "",
+        saved_reference=cache.parent / "references" / f"{reference}.safetensors",
+        is_alone=context.world_size == 1,
+        is_first=context.rank == 0,
+        share=share_first if context.world_size > 1 else _keep,
+        cache=cache,
+    )
+
+
+def _keep(value: Any) -> Any:
+    return value
+
+
+def _facts(spec: ModelSpec, context: EngineContext, path: str, before: Transformer) -> dict[str, object]:
+    """Return all that the check's outcome depends on, beside the model's files."""
+    import deepspeed
+    import torch
+    import transformers
+
+    properties: Mapping[str, str] = spec.properties
+    return {
+        "versions": [torch.__version__, transformers.__version__, deepspeed.__version__],
+        "device": torch.cuda.get_device_name(before.device) if before.device.type == "cuda" else "cpu",
+        "ranks": context.world_size,
+        "path": path,
+        "options": {key: properties[key] for key in sorted(properties)},
+        "batch": spec.batch_size,
+        "folder": str(Path(spec.path).name),
+    }
+
+
+def explain_failure(report: Report, path: str, *, degree: int, quantize: str | None) -> str:
+    """Return the load's error: what is wrong, which option it comes from, what to do."""
+    if path == "inject":
+        cause = "option.replace_with_kernel_inject: the model with DeepSpeed's kernels"
+        remedy = "set option.replace_with_kernel_inject=false, or install transformers 4.44"
+    elif path == "graph":
+        cause, remedy = "option.path=graph: the compiled model", "set option.path=eager"
+    elif quantize:
+        cause, remedy = f"option.quantize={quantize}: the quantized model", "remove option.quantize"
+    else:
+        cause = f"option.tensor_parallel_degree={degree}: the model cut over {degree} ranks"
+        remedy = "set option.tensor_parallel_degree=1, or install another version of deepspeed"
+    return (
+        f"{cause} does not say what the model before said: {report.reason}; {remedy}. "
+        "option.on_self_check=off serves it nevertheless"
+    )
+
+
+def explain_broken(error: Exception, model: Any, degree: int) -> str:
+    """Return the load's error for a model that was cut and does not run."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"option.tensor_parallel_degree={degree}: {type(model).__name__} does not run when it is cut over "
+        f"{degree} ranks ({text}); set option.tensor_parallel_degree=1"
+    )
+
+
+def refuse_what_is_missing(options: Any) -> None:
+    """Refuse options of DJL Serving's handler that would be silently ignored.
+
+    Raises:
+        ValueError: names the option and what to do instead.
+    """
+    quantize = getattr(options, "quantize", None)
+    if quantize not in {None, "", "dynamic_int8"}:
+        raise ValueError(
+            f"option.quantize={quantize}: there is dynamic_int8; smoothquant needs DJL Serving's DeepSpeed"
+        )
+    for name in ("checkpoint", "save_mp_checkpoint_path"):
+        if getattr(options, name, None):
+            raise ValueError(
+                f"option.{name}: DeepSpeed's checkpoints are not read or written; save the model with "
+                "save_pretrained (safetensors) and name its folder in option.model_id"
+            )
