@@ -87,12 +87,33 @@ def run_path(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return dict(json.loads(written.read_text()))
 
 
+def serve_again(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Serve the model, twice for full size: the second start finds what the first has compiled."""
+    if not (options.folder / "config.json").exists():
+        command = [sys.executable, __file__, "--child", "folder", "--folder", str(options.folder)]
+        subprocess.run(command + ["--tiny"] * options.tiny, check=True)
+    from paths import CAPACITY
+    from served_paths import run_served, serve
+
+    raw = next(one for one in found if one["path"] == options.served)
+    run_served(
+        options.folder, options.out, raw, tiny=options.tiny, new=options.new, rounds=options.rounds,
+        length=CAPACITY,
+    )  # fmt: skip
+    if not options.tiny:
+        slots = int(list(raw["tokens_per_s"])[-1])
+        with serve(options.folder, slots, tiny=False, length=CAPACITY) as (_, ready):
+            print(f"second start of the server: ready after {ready:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--paths", default="eager,graph", help="comma-separated; eager goes first, once")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
+    parser.add_argument("--served", help="also through `frame serve`, beside this path's raw loop: graph")
+    parser.add_argument("--folder", type=Path, default=Path("gpu-model"), help="where that model is written")
     parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
     parser.add_argument("--quick", action="store_true", help="prepare only the sizes measured here")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
@@ -102,6 +123,11 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.child == "folder":
+        from model_folder import make_model, save_folder
+
+        save_folder(make_model(tiny=options.tiny), options.folder)
+        return
     if options.child:
         from measure import run_child
 
@@ -117,6 +143,8 @@ def main() -> None:
         return
     found = [run_path(name, options) for name in options.paths.split(",")]
     print(table([row(one) for one in found if "failed" not in one]))
+    if options.served:
+        serve_again(found, options)
     failed = [one["path"] for one in found if "failed" in one]
     if failed:
         print("failed:", ", ".join(failed))
