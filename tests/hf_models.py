@@ -139,5 +139,6 @@ def make_bert(
         "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 128,
     }  # fmt: skip
-    config = transformers.BertConfig(vocab_size=VOCABULARY, num_labels=labels, **{**defaults, **sizes})
+    count = 2 if head == "ForQuestionAnswering" else labels  # the begin and the end of an answer
+    config = transformers.BertConfig(vocab_size=VOCABULARY, num_labels=count, **{**defaults, **sizes})
     return _save(getattr(transformers, f"Bert{head}")(config), folder, seed)

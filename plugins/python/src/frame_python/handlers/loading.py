@@ -133,7 +133,8 @@ def load_transformer(
     gguf = _gguf_file(folder)
     source = {"gguf_file": gguf.name} if gguf else {}
     config = _load_config(folder, source, options)
-    task = options.task or infer_task(config.architectures)
+    # GGUF holds language models, and names no architecture of transformers.
+    task = options.task or ("text-generation" if gguf else infer_task(config.architectures))
     if task not in TASKS:
         raise ValueError(f"option.task={task}: expected one of {', '.join(TASKS)}")
     dtype = choose_dtype(options.dtype, device)

@@ -22,6 +22,10 @@ def read_payload(request: Request) -> dict[str, Any]:
         return {"inputs": _text(bytes(request.data))}
     if request.part("inputs") is not None and request.part("data") is None:
         return _read_form(request)
+    if kind == "application/x-www-form-urlencoded":
+        raise RequestError(
+            400, "a form without the field inputs; send JSON with the header Content-Type: application/json"
+        )
     payload = _parse(bytes(request.data))
     if isinstance(payload, (str, list)):
         return {"inputs": payload}

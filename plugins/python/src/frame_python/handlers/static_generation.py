@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import torch
 from frame.api import Model, Part, Request, RequestError, Response
 
+from frame_python.answers import failure, is_out_of_memory
 from frame_python.handlers.loading import Transformer
 from frame_python.handlers.parameters import FOREIGN, Parameters, parse_parameters
 from frame_python.handlers.payload import json_body, read_parameters, read_payload, read_texts
 from frame_python.handlers.prompts import encode_prompt
 from frame_python.handlers.stopping import StopText
 
+_log = logging.getLogger(__name__)
 _PASSED = frozenset({
     "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
     "min_length", "max_time", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "num_beam_groups",
@@ -85,11 +88,15 @@ class StaticGenerationModel(Model):
             return error
 
     def _generate_safely(self, group: Sequence[_Asked]) -> Sequence[str | RequestError]:
-        """Return the texts, or what `generate` says of its arguments."""
+        """Return the texts; what fails them fails these requests alone."""
         try:
             return self._generate(group)
-        except (ValueError, TypeError) as error:
-            return [RequestError(400, f"parameters: {error}")] * len(group)
+        except Exception as error:  # noqa: BLE001  # fault line: around `generate`
+            if not group[0].passed or is_out_of_memory(error):
+                _log.exception("generate_failed texts=%d", len(group))
+                return [failure(error)] * len(group)
+            names = ", ".join(sorted(group[0].passed))
+            return [RequestError(400, f"parameters ({names}): {error}")] * len(group)
 
     def _read(self, index: int, request: Request) -> list[_Asked]:
         payload = read_payload(request)
@@ -113,8 +120,8 @@ class StaticGenerationModel(Model):
             key = repr((replace(parameters, seed=None), sorted(passed.items(), key=str), limit, alone))
             found.append(
                 _Asked(
-                    request=index, index=place, text=text, ids=tuple(ids), parameters=parameters, passed=passed,
-                    seed=seed, limit=limit, group=key,
+                    request=index, index=place, text=text, ids=tuple(ids), parameters=parameters,
+                    passed=passed, seed=seed, limit=limit, group=key,
                 )
             )  # fmt: skip
         return found
