@@ -27,7 +27,8 @@ HEAD = (
     "x8",
     "x32",
     "equal",
-    "gaps",
+    "all slots",
+    "gap",
     "load s",
     "GiB",
 )
@@ -37,6 +38,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
     """Return a path's line of the table."""
     token, rates = found["token_ms"], list(found["tokens_per_s"].values())
     same = found["agreement"]
+    together = same.get("together")
     return (
         found["path"],
         f"{token['median']:.2f}",
@@ -45,7 +47,8 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['sixteen_tokens_s']['median']:.3f}",
         *(f"{rate['median']:.0f}" for rate in rates),
         f"{same['equal']}/{same['of']}",
-        " ".join(str(gap) for gap in same["gaps"][:3]) or "-",
+        f"{together['equal']}/{together['of']}" if together else "-",
+        str(max([*same["gaps"], *(together or {"gaps": []})["gaps"]], default="-")),
         f"{found['load_s']:.1f}",
         f"{found.get('memory_gib', 0):.1f}",
     )

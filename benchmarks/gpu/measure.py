@@ -53,21 +53,32 @@ def agreement(path: Any, asked: list[list[int]], folder: Path) -> dict[str, Any]
     """Compare the chosen tokens with the reference's, given the reference's answer so far.
 
     Returns:
-        How many are equal, and for those that are not how far the other token's logit was below the best one
-        in the reference, in steps of float16. Ties are left out: the reference's own rounding decided them.
+        How many are equal, one sequence at a time and (`together`) with all slots in use; and for those that
+        are not how far the other token's logit was below the best one in the reference, in steps of float16.
+        Ties are left out: the reference's own rounding decided them.
     """
-    reference, logits = json.loads((folder / "reference.json").read_text()), torch.load(folder / "logits.pt")
-    equal, total, gaps = 0, 0, []
-    for prompt, answer, places in zip(asked, reference, logits, strict=False):
-        chosen = path.forced(prompt, answer)
-        equal += sum(a == b for a, b in zip(chosen, answer, strict=True))
-        total += len(answer)
-        for a, place in zip(chosen, places, strict=True):
+    answers, logits = json.loads((folder / "reference.json").read_text()), torch.load(folder / "logits.pt")
+    asked = asked[: len(answers)]
+    chosen = [path.forced(prompt, answer) for prompt, answer in zip(asked, answers, strict=True)]
+    found = compare(chosen, answers, logits)
+    if hasattr(path, "forced_together"):
+        chosen = path.forced_together(asked, answers)
+        times = len(chosen) // len(answers)
+        found["together"] = compare(chosen, answers * times, logits * times)
+    return found
+
+
+def compare(chosen: list[list[int]], answers: list[list[int]], logits: list[torch.Tensor]) -> dict[str, Any]:
+    """Count equal tokens, and measure how far the others are from the best."""
+    equal, gaps = 0, []
+    for found, answer, places in zip(chosen, answers, logits, strict=True):
+        equal += sum(a == b for a, b in zip(found, answer, strict=True))
+        for a, place in zip(found, places, strict=True):
             best = float(place.max())
             step = 2.0 ** (math.floor(math.log2(abs(best))) - 10)  # float16 has 10 bits after the first
             if place[a] < best:
                 gaps.append(round((best - float(place[a])) / step, 1))
-    return {"equal": equal, "of": total, "gaps": gaps}
+    return {"equal": equal, "of": sum(map(len, answers)), "gaps": sorted(gaps, reverse=True)}
 
 
 def leave_reference(path: Any, asked: list[list[int]], new: int, folder: Path) -> None:

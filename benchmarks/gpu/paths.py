@@ -141,6 +141,21 @@ class Graph:
             chosen.append(self.step.end()[0][0])
         return chosen
 
+    def forced_together(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """Do the same with all slots in use: the prompts again and again."""
+        which = [slot % len(prompts) for slot in range(self.step.slots)]
+        self.step.prefill_many({slot: prompts[index] for slot, index in enumerate(which)})
+        chosen = [[int(self.step.logits(slot).argmax())] for slot in range(self.step.slots)]
+        for place in range(len(answers[0]) - 1):
+            self.step.begin(
+                range(self.step.slots), {slot: answers[index][place] for slot, index in enumerate(which)}
+            )
+            for slot, token in self.step.end()[0].items():
+                chosen[slot].append(token)
+        return chosen
+
 
 def autotp_graph(model: Any, slots: int, *, quick: bool) -> Graph:
     """Return the graph of a one-rank AutoTP group, its all-reduce inside."""
