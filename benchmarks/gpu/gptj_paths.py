@@ -91,22 +91,18 @@ def run_path(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def serve_again(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Serve the model, twice for full size: the second start finds what the first has compiled."""
+    """Serve the model, with what the raw path has compiled before."""
     if not (options.folder / "config.json").exists():
         command = [sys.executable, __file__, "--child", "folder", "--folder", str(options.folder)]
         subprocess.run(command + ["--tiny"] * options.tiny, check=True)
     from paths import CAPACITY
-    from served_paths import run_served, serve
+    from served_paths import run_served
 
     raw = next(one for one in found if one["path"] == options.served)
     run_served(
         options.folder, options.out, raw, tiny=options.tiny, new=options.new, rounds=options.rounds,
         length=CAPACITY,
     )  # fmt: skip
-    if not options.tiny:
-        slots = int(list(raw["tokens_per_s"])[-1])
-        with serve(options.folder, slots, tiny=False, length=CAPACITY) as (_, ready):
-            print(f"second start of the server: ready after {ready:.0f} s", flush=True)
 
 
 def main() -> None:

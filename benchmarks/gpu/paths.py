@@ -105,11 +105,13 @@ class Graph:
         several: dict[str, Any] | None = None,
         group: Any = None,
     ) -> None:
-        from frame_python.handlers import fused_gptj
+        from frame_python.handlers import compile_cache, fused_gptj
         from frame_python.handlers.graph_step import GraphStep
         from frame_python.handlers.step_layers import CompiledLayers
 
         began = time.monotonic()
+        root = compile_cache.default_root(os.environ)
+        compile_cache.use(root, compile_cache.gather_facts(), os.environ)
         if fuse:
             fused_gptj.fuse(model, group)
         layers = CompiledLayers(model, single=single, several=several) if compiled else False
