@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from frame.api import Model, SequenceModel
 from frame.wire.messages import LoadHead
-from frame.worker.session import most_slots
+from frame.worker.loading import most_slots
 
 
 class Whole(Model):

@@ -17,6 +17,7 @@ from frame.contract.engines import (
     RanksRequest,
     by_claims,
     launch_single,
+    launch_spawn,
     one_rank,
     option,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "Tensors",
     "by_claims",
     "launch_single",
+    "launch_spawn",
     "one_rank",
     "option",
 ]

@@ -18,7 +18,7 @@ from frame.http.routes import CONTROL_PLANE, RouteTable, endpoints_of
 from frame.http.tls import TlsFiles
 from frame.pool.manager import WorkloadManager
 from frame.pool.metrics import FrameCollector
-from frame.worker.session import resolve
+from frame.worker.loading import resolve
 
 
 @dataclass(frozen=True, slots=True)

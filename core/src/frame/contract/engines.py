@@ -188,6 +188,18 @@ def launch_single(request: LaunchRequest) -> LaunchCommand:
     return LaunchCommand((request.interpreter, *request.arguments), request.environment)
 
 
+def launch_spawn(request: LaunchRequest) -> LaunchCommand:
+    """Start the ranks on this host with no launcher of anybody's: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_SIZE.
+
+    Every rank sees all devices of the group; its own are the LOCAL_RANK-th share. MASTER_ADDR and MASTER_PORT
+    are set when the engine is imported.
+    """
+    launcher = ("-m", "frame.worker.launcher", "--parent", str(request.parent), "spawn")
+    count = ("--ranks", str(request.ranks))
+    argv = (request.interpreter, *launcher, *count, "--", request.interpreter, *request.arguments)
+    return LaunchCommand(argv, request.environment)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """An engine, as data: a plugin that yields it imports no framework.

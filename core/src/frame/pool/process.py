@@ -98,7 +98,14 @@ async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
     command = settings.engine.launch(
         LaunchRequest(
             interpreter=settings.interpreter,
-            arguments=("-m", "frame.worker", "--socket", str(socket_path), "--parent", str(os.getpid())),
+            arguments=(
+                "-m",
+                "frame.worker",
+                "--connect",
+                f"unix:{socket_path}",
+                "--parent",
+                str(os.getpid()),
+            ),
             environment=environment,
             devices=settings.devices,
             ranks=settings.ranks,

@@ -7,15 +7,16 @@ import json
 import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from frame.contract.requests import Buffer, Part
 from frame.wire.frames import frame_header
-from frame.wire.messages import Kind, PartHead, to_json
+from frame.wire.messages import AnswerHead, AnswersHead, Kind, PartHead, RunHead, to_json
 from frame.wire.parts import MEMFD_BYTES, memfd_of
-from frame.worker.sockets import MAX_SEGMENTS, FrameReader, drop_sent
+from frame.worker.sockets import MAX_SEGMENTS, FrameReader, drop_sent, notice_loss
 
 _encode = json.JSONEncoder(default=to_json, separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
@@ -30,23 +31,33 @@ class Message(NamedTuple):
 
 
 class Channel:
-    """Messages with their parts over one connected Unix socket."""
+    """Messages with their parts over one connected socket; descriptors travel over a Unix socket only."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._takes_descriptors = connection.family == socket.AF_UNIX
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._write_lock = threading.Lock()
         self._reader = FrameReader(connection)
 
+    def notice_loss(self, seconds: float) -> None:
+        """Let reads and writes fail when the router is not to be reached for so long."""
+        notice_loss(self._socket, seconds)
+
     def send(self, kind: Kind, head: object, parts: Sequence[Buffer] = ()) -> None:
         """Write one message; blocks until the kernel has taken it.
 
         Args:
-            head: a message dataclass whose part heads were made by `place_parts` for `parts`.
+            head: a message dataclass whose part heads were made by `place_parts` for `parts`; without
+                descriptors they are changed to say that all parts are inline.
         """
-        inline = [part for part in parts if len(part) and len(part) < MEMFD_BYTES]
-        descriptors = [memfd_of([part]) for part in parts if len(part) >= MEMFD_BYTES]
+        limit = MEMFD_BYTES
+        if not self._takes_descriptors:
+            limit = sys.maxsize
+            _place_inline(head)
+        inline = [part for part in parts if len(part) and len(part) < limit]
+        descriptors = [memfd_of([part]) for part in parts if len(part) >= limit]
         try:
             encoded = _encode(head).encode()
             size = sum(map(len, inline))
@@ -98,6 +109,15 @@ def place_parts(parts: Sequence[Part], descriptors_before: int = 0) -> list[Part
         else:
             heads.append((part.key, len(part.data), -1))
     return heads
+
+
+def _place_inline(head: object) -> None:
+    """Say in a message's part heads that no part travels as a descriptor."""
+    owners: Sequence[Any] = (head,) if isinstance(head, AnswerHead) else ()
+    if isinstance(head, (AnswersHead, RunHead)):
+        owners = head.jobs
+    for owner in owners:
+        owner.parts = [(key, size, -1) for key, size, _ in owner.parts]
 
 
 class PartReader:

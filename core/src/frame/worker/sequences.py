@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
 from frame.contract.models import Chunk, Done, Failed, SequenceModel
-from frame.contract.requests import Buffer, Part, RequestError, Response
+from frame.contract.requests import Buffer, Part, Request, RequestError, Response
 from frame.wire.messages import AnswersHead, BatchEnd, ChunkHead, EndHead, Kind
+from frame.wire.records import Act
 from frame.worker.answers import as_bytes, as_request_error
 from frame.worker.channel import Channel, PartReader
-from frame.worker.slots import WorkQueue, add_answer, build_request
+from frame.worker.lockstep import ALONE, Lockstep
+from frame.worker.seeds import SEED_BITS
+from frame.worker.slots import Work, WorkQueue, add_answer, build_request, cancelled_test
 from frame.worker.streams import JobTable, begin_stream
 
 _log = logging.getLogger(__name__)
@@ -22,6 +26,7 @@ MAX_HELD_CHUNKS = 4096
 
 A job with more is cancelled, since its model cannot pause.
 """
+_DIGEST_MASK = (1 << 64) - 1
 
 
 @dataclass(slots=True)
@@ -44,19 +49,29 @@ class _Running:
 class SequenceDriver:
     """Admit, step and cancel in the thread that calls `run`.
 
-    Invariants: a job is admitted once; its chunks keep their order; its end is sent after its last chunk.
+    Invariants: a job is admitted once; its chunks keep their order; its end is sent after its last chunk;
+    other ranks are told of each job either that it is admitted or that it is dropped.
     """
 
     def __init__(
-        self, model: SequenceModel, channel: Channel, jobs: JobTable, work: WorkQueue, *, ends_on_error: bool
+        self,
+        model: SequenceModel,
+        channel: Channel,
+        jobs: JobTable,
+        work: WorkQueue,
+        *,
+        ends_on_error: bool,
+        lockstep: Lockstep = ALONE,
     ) -> None:
         self._model = model
         self._channel = channel
         self._jobs = jobs
         self._work = work
         self._ends_on_error = ends_on_error
+        self._lockstep = lockstep
+        self._random = random.Random()  # noqa: S311  # of its own: a model may seed the global one
         self._running: dict[int, _Running] = {}
-        self._waiting: deque[tuple[int, object]] = deque()
+        self._waiting: deque[tuple[int, Request | RequestError]] = deque()
         self._is_draining = False
 
     def run(self) -> None:
@@ -79,10 +94,20 @@ class SequenceDriver:
             if work is None:
                 self._is_draining = True
                 return
-            reader = PartReader(work.buffers)
-            for job in work.head.jobs:
-                self._running[job.id] = _Running(work.head.batch)
-                self._waiting.append((job.id, build_request(job, reader, self._jobs, splits_forms=True)))
+            self._take_jobs(work)
+
+    def _take_jobs(self, work: Work) -> None:
+        reader = PartReader(work.buffers)
+        for job in work.head.jobs:
+            request = build_request(
+                job,
+                reader.take(job.parts),
+                seed=self._random.getrandbits(SEED_BITS),
+                splits_forms=True,
+                is_cancelled=cancelled_test(self._jobs, job.id, self._lockstep),
+            )
+            self._running[job.id] = _Running(work.head.batch)
+            self._waiting.append((job.id, request))
 
     def _patience(self) -> float | None:
         """Seconds to wait for work: for ever when idle, not at all while there is something to step."""
@@ -101,22 +126,29 @@ class SequenceDriver:
             if job in self._running:
                 self._admit(job, request)
 
-    def _admit(self, job: int, request: object) -> None:
-        error = request if isinstance(request, RequestError) else None
-        if error is None:
-            try:
-                self._model.admit(job, request)  # type: ignore[arg-type]  # not an error, so a request
-            except Exception as raised:  # noqa: BLE001  # fault line: around a plugin's code
-                error = as_request_error(raised)
-        if error is not None:
+    def _admit(self, job: int, request: Request | RequestError) -> None:
+        if isinstance(request, RequestError):
+            self._lockstep.tell(Act.DROP, job)
+            self._finish(job, request)
+            return
+        try:
+            with self._lockstep.act(Act.ADMIT, job, seed=request.seed):
+                self._model.admit(job, request)
+        except RequestError as error:
             self._finish(job, error)
+        except Exception as error:  # fault line: around a plugin's code
+            if self._ends_on_error:
+                raise
+            self._finish(job, as_request_error(error))
         else:
             self._running[job].is_admitted = True
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._running if self._jobs.is_cancelled(job)]:
             item = self._running[job]
-            if item.is_running:
+            if not item.is_admitted:
+                self._lockstep.tell(Act.DROP, job)
+            elif item.is_running:
                 self._cancel(job)
             if item.has_begun:
                 self._channel.send(Kind.END, EndHead(job, "cancelled"))
@@ -126,7 +158,9 @@ class SequenceDriver:
 
     def _step(self) -> None:
         try:
-            events = self._model.step()
+            digest = digest_of(self._model) if self._lockstep.spans_ranks else 0
+            with self._lockstep.act(Act.STEP, digest=digest):
+                events = self._model.step()
         except Exception as error:  # fault line: around a plugin's code
             _log.exception("step_failed jobs=%d", len(self._running))
             if self._ends_on_error:
@@ -197,10 +231,18 @@ class SequenceDriver:
     def _cancel(self, job: int) -> None:
         """Tell the model; a model that cannot even drop a job must not take the others with it."""
         try:
-            self._model.cancel(job)
-        except Exception:  # noqa: BLE001  # fault line: around a plugin's code
+            with self._lockstep.act(Act.CANCEL, job):
+                self._model.cancel(job)
+        except Exception:  # fault line: around a plugin's code
             _log.exception("cancel_failed job=%d", job)
+            if self._ends_on_error:
+                raise
 
     def _forget(self, job: int) -> None:
         del self._running[job]
         self._jobs.forget([job])
+
+
+def digest_of(model: SequenceModel) -> int:
+    """Return the model's digest of its last step as a record carries it, 0 to 2**64 - 1."""
+    return int(model.digest()) & _DIGEST_MASK

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
 import threading
 import time
 import traceback
-from typing import Any, NoReturn
+from contextlib import ExitStack
+from typing import NoReturn
 
-from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel, TensorModel
-from frame.contract.options import option_keys, parse_options
+from frame.contract.models import Engine, Model, SequenceModel
 from frame.contract.requests import RequestError
 from frame.wire.frames import WireError
 from frame.wire.messages import (
     Kind,
-    LoadedHead,
     LoadFailedHead,
     LoadHead,
+    PongHead,
     SlotsReadyHead,
-    SpecHead,
     StageHead,
     run_from_json,
 )
-from frame.wire.padding import Padding
 from frame.worker.answers import is_out_of_memory
 from frame.worker.channel import Channel, Message
 from frame.worker.crew import Crew, CrewTasks
+from frame.worker.follower import Follower
 from frame.worker.inbox import Inbox
-from frame.worker.memory import resident_bytes
+from frame.worker.link import LinkError
+from frame.worker.loading import load_model, loaded_head, most_slots
+from frame.worker.payloads import Payloads
+from frame.worker.ranks import Ranks, set_master
 from frame.worker.sequences import SequenceDriver
 from frame.worker.slots import Slot, Work, WorkQueue
 from frame.worker.streams import JobTable
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 30.0
+_FAREWELL_SECONDS = 1.0
+"""How long a rank of several that could not load, or lost another one, waits for the router to act.
+
+So that the router hears first of the rank that is the cause.
+"""
 
 
 class Session:
-    """One worker process. The main thread loads the model and is slot 0; see `inbox` for who reads."""
+    """One worker process. The main thread loads the model and is slot 0; see `inbox` for who reads.
 
-    def __init__(self, channel: Channel) -> None:
+    Where it follows rank 0 of its group, the helper thread alone reads what the router sends.
+    """
+
+    def __init__(self, channel: Channel, ranks: Ranks) -> None:
         self._channel = channel
+        self._ranks = ranks
+        self._payloads = Payloads()
+        self._follower: Follower | None = None
         self._jobs = JobTable()
         self._inbox: WorkQueue = Inbox(self._read)
         self._load: LoadHead | None = None
@@ -56,23 +68,51 @@ class Session:
         while self._load is None:
             self._read(None)
         head = self._load
+        self._channel.notice_loss(head.stall_timeout)
+        set_master(head)
         threading.Thread(target=self._help, name="frame-io", daemon=True).start()
+        if head.world_size == 1:
+            return self._live(head)
+        code = 1
         try:
-            engine, model = self._build(head)
+            code = self._live(head)
+        finally:
+            if code != 0:  # also for a handler's sys.exit()
+                self._end_now()
+        return code
+
+    def _live(self, head: LoadHead) -> int:
+        """Load the model, serve with it, close it; return the exit code.
+
+        A rank of several that failed closes nothing: that may wait for a collective which no other enters.
+        """
+        try:
+            if head.world_size > 1:
+                self._enter_stage("join ranks")
+            self._ranks.join(head, self._lose)
+            engine, model = load_model(head, self._enter_stage)
         except Exception as error:  # noqa: BLE001  # fault line: around a plugin's code
             self._report_failure(error)
             return 1
-        try:
-            return self._serve(head, engine, model)
-        finally:
-            model.close()
-            engine.close()
+        closing = ExitStack()
+        closing.callback(self._ranks.close)
+        closing.callback(engine.close)
+        closing.callback(model.close)
+        if head.world_size == 1:
+            with closing:
+                return self._serve(head, engine, model)
+        code = self._serve(head, engine, model)
+        if code == 0:
+            closing.close()
+        return code
 
     # --- reading ------------------------------------------------------------------------------
 
     def _help(self) -> None:
-        """Read while the slots are busy, or the model loads."""
+        """Read while the slots are busy, or the model loads; always, where rank 0 says what to do."""
         try:
+            while self._ranks.place.rank:
+                self._read(None)
             self._inbox.help()
         except Exception:  # noqa: BLE001  # fault line: a broken connection must end the process, whatever broke it
             self._end_now()
@@ -90,6 +130,12 @@ class Session:
             self._end_now()
         return found
 
+    def _lose(self, rank: int) -> None:
+        """End because another rank is lost."""
+        _log.warning("rank_lost lost=%d", rank)
+        time.sleep(_FAREWELL_SECONDS)  # not a condition: nothing here tells when the router knows
+        self._end_now()
+
     def _end_now(self) -> NoReturn:
         _log.debug("connection_ended", exc_info=True)
         sys.stderr.flush()
@@ -99,6 +145,9 @@ class Session:
         kind, head, buffers = message
         if kind is Kind.RUN:
             run = run_from_json(head)
+            if self._ranks.place.rank:
+                self._payloads.add(run, buffers)
+                return []
             self._jobs.add(job.id for job in run.jobs)
             return [Work(run, buffers)]
         if kind is Kind.CREDIT:
@@ -108,12 +157,15 @@ class Session:
         elif kind is Kind.LOAD:
             self._load = LoadHead(**head)
         elif kind is Kind.PING:
-            self._channel.send(Kind.PONG, {})
+            self._channel.send(Kind.PONG, PongHead(self._progress()))
         elif self._crew is not None and kind is Kind.SLOTS:
             self._crew.resize(**head)
         elif kind is Kind.DRAIN:
             return [None] * (1 if self._crew is None else self._crew.most)
         return []
+
+    def _progress(self) -> int:
+        return (self._follower or self._ranks.lockstep).progress
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -125,46 +177,6 @@ class Session:
         self._seconds[stage] = now
         self._channel.send(Kind.STAGE, StageHead(stage))
 
-    def _build(self, head: LoadHead) -> tuple[Engine, Model]:
-        """Import the engine and load the model, with the model directory as current directory."""
-        os.chdir(head.path)
-        self._enter_stage("import engine")
-        options_type, engine_type = resolve(head.options_target), resolve(head.engine_target)
-        self._enter_stage("create engine")
-        context = EngineContext(
-            devices=tuple(head.devices),
-            rank=head.rank,
-            world_size=head.world_size,
-            threads=head.threads,
-            slots=1 if head.shares_model is False else head.max_slots,
-        )
-        engine: Engine = engine_type(context)
-        sys.path.insert(
-            0, head.path
-        )  # only now: a model's torch.py must not hide the framework from the engine
-        self._enter_stage("load model")
-        known = option_keys(options_type)
-        own = {key: value for key, value in head.properties.items() if key in known}
-        spec = ModelSpec(
-            name=head.name,
-            version=head.version,
-            path=head.path,
-            model_file=head.model_file,
-            options=parse_options(options_type, own),
-            properties=head.properties,
-            batch_size=head.batch_size,
-        )
-        model = engine.load(spec)
-        if isinstance(model, TensorModel):
-            from frame.worker.codecs.images import image_input  # numpy: only where there are tensors
-
-            model.image_input = image_input(head.properties, model.signature)
-            if head.padding is not None:
-                from frame.worker.padding import Padder
-
-                model.padder = Padder(Padding.from_json(head.padding), model.signature)
-        return engine, model
-
     def _report_failure(self, error: Exception) -> None:
         traceback.print_exception(error)
         sys.stderr.flush()
@@ -175,6 +187,8 @@ class Session:
         self._channel.send(
             Kind.LOAD_FAILED, LoadFailedHead(stage=self._stage, status=status, message=message)
         )
+        if self._ranks.place.world_size > 1:
+            time.sleep(_FAREWELL_SECONDS)
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -185,6 +199,10 @@ class Session:
             drive=lambda: self._drive(model, ends_on_error=ends_on_error, can_leave=True),
             report=self._report_slots,
         )
+        if head.rank:
+            self._follower = Follower(
+                model, self._payloads, self._ranks.receive, stall_timeout=head.stall_timeout
+            )
         self._crew = crew = Crew(engine, model, self._inbox, tasks, most=most_slots(head, model))
         try:
             with engine.slot_context():
@@ -192,24 +210,29 @@ class Session:
                 crew.start(min(head.slots, crew.most))
                 self._report_loaded(model, min(head.slots, crew.most), crew.most)
                 self._drive(model, ends_on_error=ends_on_error)
+                self._ranks.stop()
         except Exception as error:  # noqa: BLE001  # fault line: around a plugin's code
             if self._stage == "warm-up":
                 self._report_failure(error)
             else:
                 _log.exception("slot_failed")
+            if isinstance(error, LinkError):
+                time.sleep(_FAREWELL_SECONDS)
             return 1
         crew.join(_JOIN_SECONDS)
         return 0
 
     def _drive(self, model: Model, *, ends_on_error: bool, can_leave: bool = False) -> None:
         """Run batches, or the steps of a `SequenceModel`, in the calling thread until drained."""
-        if isinstance(model, SequenceModel):
-            SequenceDriver(model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error).run()
+        if self._follower is not None:
+            self._follower.run()
             return
-        slot = Slot(
-            model, self._channel, self._jobs, self._inbox, ends_on_error=ends_on_error, can_leave=can_leave
-        )
-        slot.run()
+        ends = (model, self._channel, self._jobs, self._inbox)
+        step = self._ranks.lockstep
+        if isinstance(model, SequenceModel):
+            SequenceDriver(model, *ends[1:], ends_on_error=ends_on_error, lockstep=step).run()
+            return
+        Slot(*ends, ends_on_error=ends_on_error, can_leave=can_leave, lockstep=step).run()
 
     def _report_slots(self, head: SlotsReadyHead) -> None:
         self._channel.send(Kind.SLOTS_READY, head)
@@ -217,31 +240,4 @@ class Session:
     def _report_loaded(self, model: Model, slots: int, most: int) -> None:
         self._seconds[self._stage] = round(time.monotonic() - self._seconds[self._stage], 4)
         self._stage = "ready"
-        loaded = LoadedHead(slots=slots, concurrency=most, rss_bytes=resident_bytes(), seconds=self._seconds)
-        if isinstance(model, SequenceModel):
-            loaded.capacity = model.capacity()
-        if model.signature is not None:
-            loaded.inputs, loaded.outputs = (
-                [
-                    SpecHead(spec.name, spec.dtype, None if spec.shape is None else list(spec.shape))
-                    for spec in specs
-                ]
-                for specs in (model.signature.inputs, model.signature.outputs)
-            )
-        self._channel.send(Kind.LOADED, loaded)
-
-
-def most_slots(head: LoadHead, model: Model) -> int:
-    """Return how many batches may overlap on this copy: the model's answer, unless the router forces it."""
-    if isinstance(model, SequenceModel) or head.shares_model is False:
-        return 1
-    return max(1, head.max_slots if head.shares_model else min(head.max_slots, model.concurrency))
-
-
-def resolve(target: str) -> Any:
-    """Import `"package.module:Name"`."""
-    module, _, name = target.partition(":")
-    value: Any = importlib.import_module(module)
-    for attribute in name.split("."):
-        value = getattr(value, attribute)
-    return value
+        self._channel.send(Kind.LOADED, loaded_head(model, slots=slots, most=most, seconds=self._seconds))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 import logging
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from frame.contract.models import Model, TensorModel
 from frame.contract.properties import Properties
-from frame.contract.requests import Buffer, Request, RequestError, Response, ResponseStream
+from frame.contract.requests import Buffer, Part, Request, RequestError, Response, ResponseStream
 from frame.wire.messages import AnswerHead, AnswersHead, BatchEnd, JobHead, Kind, RunHead
+from frame.wire.records import Act
 from frame.worker.answers import answer_head, as_request_error
 from frame.worker.channel import Channel, PartReader
 from frame.worker.inbox import Inbox
+from frame.worker.lockstep import ALONE, ENDS_ON_ERROR, Lockstep
+from frame.worker.seeds import SEED_BITS, requested_seed, seed_for
 from frame.worker.stats import BATCH_STATS, BatchStats
 from frame.worker.streams import JobTable, run_streams
 
@@ -37,29 +41,48 @@ class Work:
 WorkQueue = Inbox[Work]
 
 
+def never() -> bool:
+    """Return False: ranks that saw a cancellation at different moments would part ways."""
+    return False
+
+
 def build_request(
-    job: JobHead, reader: PartReader, jobs: JobTable, *, splits_forms: bool
+    job: JobHead,
+    parts: tuple[Part, ...],
+    *,
+    seed: int,
+    splits_forms: bool,
+    is_cancelled: Callable[[], bool] = never,
 ) -> Request | RequestError:
-    """Return the request of a job, or what is wrong with its body."""
+    """Return the request of a job, or what is wrong with it.
+
+    Args:
+        seed: for a client that asked for none.
+    """
     codec = job.codec or DEFAULT_CODEC
     properties = Properties(job.properties)
-    parts = reader.take(job.parts)
-    if splits_forms:
-        try:
+    try:
+        requested = requested_seed(properties)
+        if splits_forms:
             parts = importlib.import_module(codec).decode(parts, properties, None)
-        except RequestError as error:
-            return error
-        except Exception as error:  # noqa: BLE001  # fault line: around one request
-            _log.exception("decode_failed job=%d", job.id)
-            return as_request_error(error)
-    job_id = job.id
+    except RequestError as error:
+        return error
+    except Exception as error:  # noqa: BLE001  # fault line: around one request
+        _log.exception("decode_failed job=%d", job.id)
+        return as_request_error(error)
     return Request(
         id=job.request_id,
         properties=properties,
         parts=parts,
         codec=codec,
-        is_cancelled=lambda: jobs.is_cancelled(job_id),
+        is_cancelled=is_cancelled,
+        seed=seed if requested is None else requested,
     )
+
+
+def cancelled_test(jobs: JobTable, job: int, lockstep: Lockstep) -> Callable[[], bool]:
+    """Return what a request's `is_cancelled` calls."""
+    return never if lockstep.spans_ranks else lambda: jobs.is_cancelled(job)
 
 
 class Slot:
@@ -77,6 +100,7 @@ class Slot:
         *,
         ends_on_error: bool,
         can_leave: bool = False,
+        lockstep: Lockstep = ALONE,
     ) -> None:
         self._model = model
         self._channel = channel
@@ -84,6 +108,8 @@ class Slot:
         self._work = work
         self._ends_on_error = ends_on_error
         self._can_leave = can_leave
+        self._lockstep = lockstep
+        self._random = random.Random()  # noqa: S311  # of its own: a handler may seed the global one
 
     def run(self) -> None:
         """Run batches until the inbox gives None."""
@@ -94,6 +120,7 @@ class Slot:
         """Run one batch to its end, streams included."""
         stats = BatchStats()
         BATCH_STATS.set(stats)
+        ENDS_ON_ERROR.set(self._ends_on_error)
         ids = [job.id for job in work.head.jobs]
         waiting, results = self._predict(work, stats)
         streams = [
@@ -111,7 +138,7 @@ class Slot:
         )
         self._send_answers(work.head.batch, whole, None if streams else end)
         if streams:
-            run_streams(self._channel, self._jobs, streams, self._work.wait_for)
+            run_streams(self._channel, self._jobs, streams, self._work.wait_for, self._lockstep)
             self._channel.send(Kind.ANSWERS, AnswersHead(batch=work.head.batch, jobs=[], end=end))
         self._jobs.forget(ids)
 
@@ -120,32 +147,51 @@ class Slot:
         reader = PartReader(work.buffers)
         started = time.monotonic()
         splits_forms = not isinstance(self._model, TensorModel)
+        seed = self._random.getrandbits(SEED_BITS)
         built = [
-            (job.id, build_request(job, reader, self._jobs, splits_forms=splits_forms))
-            for job in work.head.jobs
+            (
+                job.id,
+                build_request(
+                    job,
+                    reader.take(job.parts),
+                    seed=seed_for(seed, position),
+                    splits_forms=splits_forms,
+                    is_cancelled=cancelled_test(self._jobs, job.id, self._lockstep),
+                ),
+            )
+            for position, job in enumerate(work.head.jobs)
         ]
         waiting = [(job, item) for job, item in built if not self._jobs.is_cancelled(job)]
-        requests = [item for _, item in waiting if isinstance(item, Request)]
+        requests = [(job, item) for job, item in waiting if isinstance(item, Request)]
         decoded = time.monotonic()
-        answers = iter(self._call(requests) if requests else ())
+        answers = iter(self._call_all(work.head, requests, seed))
         if not stats.calls:
             stats.decode, stats.compute = decoded - started, time.monotonic() - decoded
         results = [next(answers) if isinstance(item, Request) else item for _, item in waiting]
         return [job for job, _ in waiting], results
 
+    def _call_all(
+        self, head: RunHead, requests: Sequence[tuple[int, Request]], seed: int
+    ) -> Sequence[Result]:
+        """Call the model on all ranks, if there is anything to call it with."""
+        if len(requests) < len(head.jobs):
+            kept = {job for job, _ in requests}
+            for job in [job.id for job in head.jobs if job.id not in kept]:
+                self._lockstep.tell(Act.DROP, job)
+        if not requests:
+            return ()
+        with self._lockstep.act(Act.RUN, head.batch, seed=seed):
+            return self._call([request for _, request in requests])
+
     def _call(self, requests: Sequence[Request]) -> Sequence[Result]:
         """Call the model; whatever it raises becomes the answer of all its requests."""
         try:
-            results = self._model.predict(requests)
-            if len(results) != len(requests):
-                message = f"the model gave {len(results)} answers to {len(requests)} requests"
-                return [RequestError(424, message, type_name="HandlerError")] * len(requests)
+            return _counted(self._model.predict(requests), len(requests))
         except Exception as error:  # fault line: around a plugin's code
             _log.exception("predict_failed requests=%d", len(requests))
             if self._ends_on_error:
                 raise
             return [as_request_error(error)] * len(requests)
-        return results
 
     def _send_answers(
         self, batch: int, whole: list[tuple[int, Response | RequestError]], end: BatchEnd | None
@@ -160,6 +206,18 @@ class Slot:
             self._channel.send(
                 Kind.ANSWERS, AnswersHead(batch=batch, jobs=heads, end=end if is_last else None), bodies
             )
+
+
+def _counted(results: Sequence[Result], count: int) -> Sequence[Result]:
+    """Return the results when there are as many as requests.
+
+    Raises:
+        RequestError: there are not; whose they are is not known.
+    """
+    if len(results) != count:
+        message = f"the model gave {len(results)} answers to {count} requests"
+        raise RequestError(424, message, type_name="HandlerError")
+    return results
 
 
 def add_answer(

@@ -1,4 +1,4 @@
-"""What both ends of a worker's socket share: receiving frames with their descriptors, and partial writes."""
+"""What both ends of a worker's socket share: connecting, receiving frames with their descriptors, writing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from frame.wire.addresses import Address, TcpAddress
 from frame.wire.frames import MAX_BODY_BYTES, Frame, FrameDecoder
 from frame.wire.parts import map_all
 
@@ -14,6 +15,43 @@ MAX_SEGMENTS = 512
 """Buffers given to one sendmsg; Linux allows 1024 (IOV_MAX)."""
 _SCRATCH_BYTES = 256 << 10
 _ANCILLARY_BYTES = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+_PROBES = 3
+"""Unanswered probes after which an idle TCP connection counts as lost."""
+
+
+def connect(address: Address, timeout: float) -> socket.socket:
+    """Return a blocking socket that is connected; the caller closes it.
+
+    Raises:
+        OSError: nobody listens there, or does not answer for `timeout` seconds.
+    """
+    if isinstance(address, TcpAddress):
+        connection = socket.create_connection((address.host, address.port), timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(None)
+        return connection
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(address.path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def notice_loss(connection: socket.socket, seconds: float) -> None:
+    """Let a TCP connection fail when its peer is not to be reached for so long, idle or not.
+
+    A Unix socket always notices; whole seconds, 2 at least, are the finest that the kernel counts in.
+    """
+    if connection.family == socket.AF_UNIX:
+        return
+    interval = max(1, int(seconds / (_PROBES + 1)))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(2000, int(seconds * 1000)))
 
 
 class FrameReader:

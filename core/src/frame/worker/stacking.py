@@ -23,6 +23,7 @@ from frame.worker.answers import is_out_of_memory
 from frame.worker.codecs.fitting import TEXT_DTYPES, Array, RequestTensors, fit, stacks
 from frame.worker.codecs.images import ImageInput, decode_image, looks_like_image
 from frame.worker.codecs.multipart import is_form
+from frame.worker.lockstep import ENDS_ON_ERROR
 from frame.worker.stats import BATCH_STATS, BatchStats
 
 if TYPE_CHECKING:
@@ -189,7 +190,9 @@ def _run_stacked(model: TensorModel, group: Sequence[_Job], stats: BatchStats) -
         pieces = _split(_checked(model.forward(inputs)), [_row_count(request) for request in requests])
         if model.padder is not None:
             pieces = [model.padder.cut(*pair, lengths) for pair in zip(pieces, requests, strict=True)]
-    except Exception as error:  # noqa: BLE001  # fault line: around a plugin; every job is run again alone
+    except Exception as error:  # fault line: around a plugin; every job is run again alone
+        if ENDS_ON_ERROR.get() and not isinstance(error, RequestError):
+            raise
         _log.warning("batch_failed requests=%d error=%r: running them one by one", len(group), error)
         return False
     for job, piece in zip(group, pieces, strict=True):
@@ -203,7 +206,9 @@ def _run_alone(model: TensorModel, job: _Job, stats: BatchStats) -> None:
         stats.calls += 1
         outputs = _checked(model.forward(inputs))
         job.outputs = outputs if model.padder is None else model.padder.cut(outputs, job.inputs, lengths)
-    except Exception as error:  # noqa: BLE001  # fault line: around a plugin
+    except Exception as error:  # fault line: around a plugin
+        if ENDS_ON_ERROR.get() and not isinstance(error, RequestError):
+            raise
         job.result = _answer_of(error, "forward", job.request)
 
 

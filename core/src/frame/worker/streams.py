@@ -10,8 +10,10 @@ from functools import partial
 
 from frame.contract.requests import Buffer, Part, RequestError, Response, ResponseStream
 from frame.wire.messages import INITIAL_CREDITS, AnswerHead, ChunkHead, EndHead, Kind
+from frame.wire.records import Act
 from frame.worker.answers import as_bytes, as_request_error, error_head, response_head
 from frame.worker.channel import Channel
+from frame.worker.lockstep import ALONE, Lockstep
 
 _log = logging.getLogger(__name__)
 _WAIT_SECONDS = 1.0
@@ -75,7 +77,11 @@ class _Active:
 
 
 def run_streams(
-    channel: Channel, jobs: JobTable, streams: Iterable[tuple[int, ResponseStream]], wait_for: WaitFor
+    channel: Channel,
+    jobs: JobTable,
+    streams: Iterable[tuple[int, ResponseStream]],
+    wait_for: WaitFor,
+    lockstep: Lockstep = ALONE,
 ) -> None:
     """Advance streams in turn until all have ended; blocks the calling slot.
 
@@ -87,24 +93,31 @@ def run_streams(
         has_progressed = False
         for item in list(active.values()):
             if jobs.is_cancelled(item.job):
-                _close(item)
+                _close(item, lockstep)
                 del active[item.job]
             elif jobs.take_credit(item.job):
                 has_progressed = True
-                if not _advance(channel, item):
-                    _close(item)
+                if not _advance(channel, item, lockstep):
+                    _close(item, lockstep)
                     del active[item.job]
         if active and not has_progressed:
             waiting = tuple(active)
             wait_for(partial(jobs.has_work, waiting), _WAIT_SECONDS)
 
 
-def _advance(channel: Channel, item: _Active) -> bool:
-    """Send the stream's next chunk; return whether more may come."""
+def _advance(channel: Channel, item: _Active, lockstep: Lockstep) -> bool:
+    """Send the stream's next chunk; return whether more may come.
+
+    Raises:
+        Exception: what the stream raised, where other ranks follow; but a `RequestError` breaks it alone.
+    """
     try:
-        chunk = next(item.stream.chunks, None)
-    except Exception as error:  # noqa: BLE001  # fault line: around one request of a plugin
+        with lockstep.act(Act.ADVANCE, item.job):
+            chunk = next(item.stream.chunks, None)
+    except Exception as error:  # fault line: around one request of a plugin
         _log.exception("stream_failed job=%d", item.job)
+        if lockstep.spans_ranks and not isinstance(error, RequestError):
+            raise
         _break(channel, item, as_request_error(error))
         return False
     if chunk is None:
@@ -152,8 +165,14 @@ def _break(channel: Channel, item: _Active, error: RequestError) -> None:
         channel.send(Kind.END, EndHead(item.job))
 
 
-def _close(item: _Active) -> None:
+def _close(item: _Active, lockstep: Lockstep) -> None:
+    with lockstep.act(Act.CLOSE, item.job):
+        close_stream(item.job, item.stream)
+
+
+def close_stream(job: int, stream: ResponseStream) -> None:
+    """Close a stream; an exception is logged."""
     try:
-        item.stream.close()
+        stream.close()
     except Exception:  # noqa: BLE001  # fault line: around a plugin's code
-        _log.exception("stream_close_failed job=%d", item.job)
+        _log.exception("stream_close_failed job=%d", job)
