@@ -119,6 +119,12 @@ def test_untouched_model_is_not_checked_and_says_so(gptj: Path) -> None:
     assert (report["result"], report["reason"]) == ("not_run", "nothing was done to the model")
 
 
+def test_steps_of_the_graph_path_are_checked_uncompiled_on_the_cpu(gptj: Path) -> None:
+    model = load(gptj, path="graph")
+    assert model.self_check["result"] == "passed"  # type: ignore[attr-defined]
+    assert generate(model) == generate(load(gptj))
+
+
 def test_static_batching_is_checked_through_generate(gptj: Path) -> None:
     with pytest.raises(ValueError, match="tokens agree"):
         load(gptj, wrong_when_injected, path="inject", on_self_check="fail", rolling_batch="disable")

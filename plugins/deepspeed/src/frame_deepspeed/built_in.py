@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +20,7 @@ from frame_python.handlers.loading import Transformer, load_transformer, torch_d
 from frame_python.handlers.options import TransformersOptions, transformers_options
 from frame_python.handlers.replays import GenerateRunner, Runner, StepRunner
 from frame_python.handlers.self_check import SelfCheck, SelfCheckError
-from frame_python.handlers.stepping import EagerStepper, MakeStepper, SoloStepper, place_of
+from frame_python.handlers.stepping import EagerStepper, MakeStepper, SoloStepper, Stepper, place_of
 from frame_python.handlers.text_generation import TextGenerationModel
 from frame_python.handlers.verdicts import Report
 
@@ -183,9 +184,18 @@ class _Load:
 
 def _steppers(path: str) -> tuple[MakeStepper, ...]:
     """Return the ways to run a language model, best first."""
-    if path != "graph":
-        return (EagerStepper, SoloStepper)
+    return (graph_stepper, EagerStepper, SoloStepper) if path == "graph" else (EagerStepper, SoloStepper)
+
+
+def graph_stepper(model: Any, *, slots: int, max_length: int) -> Stepper:
+    """Return compiled steps, everything compiled and captured on a GPU; not compiled on the CPU."""
+    from frame_python.handlers import compile_cache
     from frame_python.handlers.graph_step import GraphStep
 
-    make: Callable[..., Any] = GraphStep
-    return (make, EagerStepper, SoloStepper)
+    is_on_gpu = place_of(model)[0].type == "cuda"
+    if is_on_gpu:
+        compile_cache.use(compile_cache.default_root(os.environ), compile_cache.gather_facts(), os.environ)
+    stepper = GraphStep(model, slots=slots, max_length=max_length, compile_layers=is_on_gpu)
+    if is_on_gpu:
+        stepper.warm_up()
+    return stepper
