@@ -117,7 +117,8 @@ class StaticGenerationModel(Model):
             room = self._loaded.max_tokens - (0 if self._has_encoder else len(ids))
             limit = min(parameters.max_new_tokens, room)
             alone = index if parameters.samples else -1
-            key = repr((replace(parameters, seed=None), sorted(passed.items(), key=str), limit, alone))
+            same = replace(parameters, seed=None, max_new_tokens=1)
+            key = repr((same, sorted(passed.items(), key=str), alone))
             found.append(
                 _Asked(
                     request=index, index=place, text=text, ids=tuple(ids), parameters=parameters,
@@ -127,8 +128,11 @@ class StaticGenerationModel(Model):
         return found
 
     def _generate(self, group: Sequence[_Asked]) -> list[str]:
-        """Return the texts of one batch of equal parameters."""
+        """Return the texts of one batch: it runs as long as the longest of them, the others are cut."""
         first, tokenizer = group[0], self._loaded.tokenizer
+        limit = max(asked.limit for asked in group)
+        if len(group) > 1 and any(len(asked.ids) + limit > self._loaded.max_tokens for asked in group):
+            return [text for asked in group for text in self._generate([asked])]  # no such positions
         padded = tokenizer.pad(
             {"input_ids": [list(asked.ids) for asked in group]}, padding=True, return_tensors="pt"
         ).to(self._loaded.device)
@@ -139,11 +143,12 @@ class StaticGenerationModel(Model):
                 input_ids=padded["input_ids"],
                 attention_mask=padded["attention_mask"],
                 pad_token_id=tokenizer.pad_token_id,
-                **_arguments(first.parameters, first.limit, tokenizer),
+                **_arguments(first.parameters, limit, tokenizer),
                 **first.passed,
             )
-        begin = 0 if self._has_encoder else padded["input_ids"].shape[1]
-        return [self._text(asked, row[begin:].tolist()) for asked, row in zip(group, rows, strict=True)]
+        begin = 1 if self._has_encoder else padded["input_ids"].shape[1]
+        answers = [row[begin : begin + asked.limit] for asked, row in zip(group, rows, strict=True)]
+        return [self._text(asked, answer.tolist()) for asked, answer in zip(group, answers, strict=True)]
 
     def _text(self, asked: _Asked, tokens: list[int]) -> str:
         """Return an answer as text: what follows the prompt depends on it, as words begin with spaces."""
