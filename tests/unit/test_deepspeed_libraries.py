@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from frame_deepspeed.after_import import after_import
-from frame_deepspeed.collectives import choose_all_reduce
+from frame_deepspeed.collectives import choose_all_reduce, own_device
 from frame_deepspeed.compat import find_attributes_on_module, known_faults, warn_of_known_faults
 from frame_deepspeed.seeding import combined_seed, seed_generators
 
@@ -178,6 +178,14 @@ def test_shared_memory_is_the_default_where_it_works() -> None:
     assert choose_all_reduce("auto", environ=TWO, **ALL)[0] == "shm"
     assert choose_all_reduce("shm", environ=TWO, **ALL)[0] == "shm"
     assert choose_all_reduce("gloo", environ=TWO, **ALL)[0] == "gloo"
+
+
+def test_rank_takes_its_own_device_of_the_groups() -> None:
+    group = ("gpu0", "gpu1")
+    assert [own_device(group, {"LOCAL_RANK": str(rank)}) for rank in (0, 1)] == ["gpu0", "gpu1"]
+    assert own_device(("gpu0",), {"LOCAL_RANK": "1"}) == "gpu0"  # where each rank sees its own alone
+    assert own_device(("cpu",), {"LOCAL_RANK": "3"}) == "cpu"
+    assert own_device((), {}) == "cpu"
 
 
 # --- seeding ------------------------------------------------------------------------------------

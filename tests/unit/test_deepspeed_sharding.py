@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from frame_deepspeed.placing import loads_on_device, weights_bytes
 from frame_deepspeed.sharding import ShardSettings, candidate_paths, inference_config, read_config
 
 
@@ -78,3 +80,30 @@ def test_bad_configuration_file_names_the_option(tmp_path: Path, text: str | Non
         (tmp_path / "ds.json").write_text(text)
     with pytest.raises(ValueError, match=f"option.deepspeed_config_path=ds.json: .*{words}"):
         read_config("ds.json", folder=str(tmp_path), degree=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"weights": 70}, True),
+        ({"weights": 80}, False),
+        ({"weights": 80, "is_half": True}, True),
+        ({"weights": 80, "degree": 1}, True),
+        ({"weights": 80, "is_on_gpu": False}, True),
+    ],
+)
+def test_model_too_large_for_one_device_is_cut_in_main_memory(
+    changes: dict[str, Any], expected: bool
+) -> None:
+    given = {"degree": 2, "is_on_gpu": True, "is_half": False, "weights": 10, "free": 100, **changes}
+    assert loads_on_device(**given) is expected
+
+
+def test_weights_of_one_kind_are_counted(tmp_path: Path) -> None:
+    assert weights_bytes(tmp_path) == 0
+    (tmp_path / "pytorch_model.bin").write_bytes(b"123")
+    assert weights_bytes(tmp_path) == 3
+    for index in range(2):
+        (tmp_path / f"model-{index}.safetensors").write_bytes(b"12345")
+    assert weights_bytes(tmp_path) == 10

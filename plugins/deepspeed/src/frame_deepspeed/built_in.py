@@ -12,11 +12,18 @@ from typing import Any
 import torch
 from frame.api import EngineContext, Model, ModelSpec
 from frame_deepspeed.checking import check_settings, explain_broken, explain_failure, refuse_what_is_missing
-from frame_deepspeed.collectives import join_ranks
+from frame_deepspeed.collectives import join_ranks, own_device
+from frame_deepspeed.placing import loads_on_device, weights_bytes
 from frame_deepspeed.sharding import ShardSettings, candidate_paths, read_config, shard
 from frame_python.answers import is_out_of_memory
 from frame_python.handlers.built_in import build_model
-from frame_python.handlers.loading import Transformer, load_transformer, torch_device
+from frame_python.handlers.loading import (
+    Transformer,
+    choose_dtype,
+    load_transformer,
+    model_folder,
+    torch_device,
+)
 from frame_python.handlers.options import TransformersOptions, transformers_options
 from frame_python.handlers.replays import GenerateRunner, Runner, StepRunner
 from frame_python.handlers.self_check import SelfCheck, SelfCheckError
@@ -42,6 +49,9 @@ def load_built_in(spec: ModelSpec, context: EngineContext, *, transform: Transfo
     """
     options = spec.options
     refuse_what_is_missing(options)
+    device = torch_device(own_device(context.devices, os.environ))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # before the ranks join: NCCL takes the current one
     join_ranks(context.world_size)
     quantize = getattr(options, "quantize", None)
     paths = candidate_paths(
@@ -52,7 +62,7 @@ def load_built_in(spec: ModelSpec, context: EngineContext, *, transform: Transfo
     )
     for path, following in zip(paths, (*paths[1:], None), strict=True):
         try:
-            return _Load(spec, context, path, transform).run()
+            return _Load(spec, context, path, device, transform).run()
         except SelfCheckError as error:
             if following is None:
                 raise ValueError(
@@ -75,6 +85,7 @@ class _Load:
     spec: ModelSpec
     context: EngineContext
     path: str
+    device: torch.device
     transform: Transform
     check: SelfCheck | None = field(default=None, init=False)
 
@@ -85,14 +96,18 @@ class _Load:
             SelfCheckError: what would be served does not agree with the model before.
         """
         options = transformers_options(self.spec.options)
-        device = torch_device(self.context.devices[0] if self.context.devices else "cpu")
+        place = self._choose_place(options)
+        if place != self.device:  # there, dtype would be chosen for the processor
+            name = str(choose_dtype(options.dtype, self.device)).removeprefix("torch.")
+            options = replace(options, dtype=name)
         loaded = load_transformer(
             options,
             self.spec.path,
-            device,
+            place,
             is_max_tokens_set="max_tokens" in self.spec.properties,
-            prepare=lambda before: self._prepare(before, options),
+            prepare=lambda before: self._prepare(replace(before, device=self.device), options),
         )
+        loaded = replace(loaded, device=self.device)
         try:
             model = self._build(loaded, options)
             report = self._look_after(model, loaded)
@@ -102,6 +117,18 @@ class _Load:
             raise ValueError(explain_broken(error, loaded.model, self.context.world_size)) from error
         model.self_check = report.plain()  # type: ignore[attr-defined]  # shown where the worker knows it
         return model
+
+    def _choose_place(self, options: TransformersOptions) -> torch.device:
+        """Return where the whole model is loaded."""
+        is_on_gpu = self.device.type == "cuda"
+        is_on_device = loads_on_device(
+            degree=self.context.world_size,
+            is_on_gpu=is_on_gpu,
+            is_half=choose_dtype(options.dtype, self.device) is torch.float16,
+            weights=weights_bytes(model_folder(options, self.spec.path)),
+            free=torch.cuda.mem_get_info(self.device)[0] if is_on_gpu else 0,
+        )
+        return self.device if is_on_device else torch.device("cpu")
 
     def _build(self, loaded: Transformer, options: TransformersOptions) -> Model:
         return build_model(loaded, options, batch_size=self.spec.batch_size, steppers=_steppers(self.path))
@@ -147,7 +174,7 @@ class _Load:
             loaded = replace(before, model=self.transform(cut, settings).to(before.device))
             return self._runner(self._build(loaded, options), loaded)
 
-        fits = place_of(before.model)[0] == before.device
+        fits = place_of(before.model)[0] == before.device  # else it was too large for it
         check.look_before(
             before.model, device=before.device, fits=fits, build=build, max_length=before.max_tokens
         )

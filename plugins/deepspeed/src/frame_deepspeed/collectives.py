@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +99,14 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def own_device(devices: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return this rank's device of its group's: the one at LOCAL_RANK, `cpu` when there is none.
+
+    Every rank sees all devices of its group, so that a handler may use its LOCAL_RANK as the device's number.
+    """
+    return devices[int(environ.get("LOCAL_RANK") or 0) % len(devices)] if devices else "cpu"
 
 
 def join_ranks(world_size: int) -> None:
