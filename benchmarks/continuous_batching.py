@@ -1,8 +1,8 @@
 """Requests of very different lengths at once: continuous batching beside static batches of the same width.
 
 `python benchmarks/continuous_batching.py` makes a small Llama with random weights and serves it twice from
-one `frame serve`: with `rolling_batch` as it is by default, and with `batch_size`, which runs each batch to the
-end of its longest text. Both get the same requests at the same moment, in turn, round after round.
+one `frame serve`: with `rolling_batch` as it is by default, and with `batch_size`, which runs each batch to
+the end of its longest text. Both get the same requests at the same moment, in turn, round after round.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from frame.api import EngineContext, Model, ModelSpec
 
 from frame_python.answers import is_out_of_memory
-from frame_python.handlers.agreement import agreement, make_prompts, references
+from frame_python.handlers.agreement import Reference, agreement, make_prompts, references
 from frame_python.handlers.loading import Prepare, Transformer, load_transformer, torch_device
 from frame_python.handlers.options import TransformersOptions, transformers_options
 from frame_python.handlers.schema import GenerationSchema
@@ -41,16 +42,17 @@ def build_model(
     options: TransformersOptions,
     *,
     batch_size: int = 1,
-    steppers: Sequence[MakeStepper] = (EagerStepper, SoloStepper),
+    steppers: Sequence[MakeStepper] | None = None,
 ) -> Model:
     """Return the model that answers requests of the task.
 
     Args:
         steppers: ways to run a causal language model, best first; each is compared with the model itself
-            before it is used.
+            before it is used. Default: `default_steppers`.
     """
     if loaded.task == "text-generation" and uses_rolling_batch(options, batch_size):
-        return build_text_generation(loaded, options, steppers)
+        chosen = default_steppers(loaded.device) if steppers is None else steppers
+        return build_text_generation(loaded, options, chosen)
     if loaded.task in {"text-generation", "text2text-generation"}:
         from frame_python.handlers.static_generation import StaticGenerationModel
 
@@ -58,6 +60,15 @@ def build_model(
     from frame_python.handlers.pipelines import build_pipeline
 
     return build_pipeline(loaded)
+
+
+def default_steppers(device: torch.device) -> tuple[MakeStepper, ...]:
+    """Return the ways to run a language model on a device, best first."""
+    if device.type != "cuda":
+        return EagerStepper, SoloStepper
+    from frame_python.handlers.graph_step import graph_stepper
+
+    return graph_stepper, EagerStepper, SoloStepper
 
 
 def uses_rolling_batch(options: TransformersOptions, batch_size: int) -> bool:
@@ -92,30 +103,44 @@ def choose_stepper(loaded: Transformer, slots: int, steppers: Sequence[MakeStepp
         ValueError: none is right.
     """
     reasons = []
-    expected = None
+    # Of the model as it is, before a stepper changes it.
+    prompts = make_prompts(loaded.model.config.get_text_config().vocab_size)
+    expected = references(loaded.model, [prompt[: loaded.max_tokens] for prompt in prompts], steps=6)
     for make in steppers:
         name = getattr(make, "__name__", repr(make))
         started = time.monotonic()
-        reason = _reason_against(make, loaded)
-        if not reason:
-            expected = expected or _expected(loaded)
-            try:
-                stepper = make(loaded.model, slots=slots, max_length=loaded.max_tokens)
-                reason = _disagreement(stepper, expected, loaded)
-            except Exception as error:  # fault line: around a model's own code
-                if is_out_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-        seconds = time.monotonic() - started
-        if not reason:
+        found = _try_stepper(make, loaded, slots, expected)
+        if not isinstance(found, str):
+            seconds = time.monotonic() - started
             _log.info("stepper_chosen kind=%s slots=%d seconds=%.2f", name, slots, seconds)
-            return stepper
-        reasons.append(f"{name}: {reason}")
-        _log.warning("stepper_unfit kind=%s model=%s reason=%r", name, type(loaded.model).__name__, reason)
+            return found
+        reasons.append(f"{name}: {found}")
+        _log.warning("stepper_unfit kind=%s model=%s reason=%r", name, type(loaded.model).__name__, found)
     raise ValueError(
         f"{type(loaded.model).__name__} cannot run token by token ({'; '.join(reasons)}); "
         "set option.rolling_batch=disable"
     )
+
+
+def _try_stepper(
+    make: MakeStepper, loaded: Transformer, slots: int, expected: Sequence[Reference]
+) -> Stepper | str:
+    """Return a stepper that agrees with the model, alone and in all slots at once, or why there is none."""
+    reason = _reason_against(make, loaded)
+    if reason:
+        return reason
+    stepper: Stepper | None = None
+    try:
+        stepper = make(loaded.model, slots=slots, max_length=loaded.max_tokens)
+        reason = _disagreement(stepper, expected, loaded)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+    if stepper is None or not reason:
+        return stepper or reason
+    stepper.close()
+    return reason
 
 
 def _reason_against(make: MakeStepper, loaded: Transformer) -> str:
@@ -129,13 +154,7 @@ def _reason_against(make: MakeStepper, loaded: Transformer) -> str:
     return ""
 
 
-def _expected(loaded: Transformer) -> list[Any]:
-    prompts = make_prompts(loaded.model.config.get_text_config().vocab_size)
-    short = [prompt[: loaded.max_tokens] for prompt in prompts]
-    return references(loaded.model, short, steps=6)
-
-
-def _disagreement(stepper: Stepper, expected: list[Any], loaded: Transformer) -> str:
+def _disagreement(stepper: Stepper, expected: Sequence[Reference], loaded: Transformer) -> str:
     for slots in dict.fromkeys((1, stepper.slots)):
         found = agreement(stepper, expected, slots=slots, dtype=loaded.dtype)
         if not found.is_full:

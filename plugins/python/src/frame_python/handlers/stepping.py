@@ -34,6 +34,10 @@ class Stepper(Protocol):
         """
         ...
 
+    def prefill_many(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        """Put whole prompts into slots; `logits` has what follows each, until the next step is begun."""
+        ...
+
     def begin(self, active: Sequence[int], tokens: Mapping[int, int] | None = None) -> None:
         """Begin a step of the slots `active`, each at its own next position.
 
@@ -64,6 +68,10 @@ class Stepper(Protocol):
         """Forget what a slot holds. Idempotent."""
         ...
 
+    def close(self) -> None:
+        """Leave the model as it was. Idempotent."""
+        ...
+
 
 class MakeStepper(Protocol):
     """How a stepper is made for a model, on the model's device."""
@@ -89,7 +97,7 @@ class EagerStepper:
         self._cache = SlotCache(slots, max_length)
         self._tokens = torch.zeros(slots, dtype=torch.int64, device=self._device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=self._device)
-        self._logits = torch.empty(0)
+        self._latest: dict[int, torch.Tensor] = {}
         self._row = list(range(slots))
         self._filled = [0] * slots
         self._begun: deque[tuple[dict[int, int], torch.Tensor]] = deque()
@@ -107,7 +115,13 @@ class EagerStepper:
             ]
             self._filled[slot] = end
             self._tokens[row] = logits.argmax()
+            self._latest[slot] = logits
             return logits
+
+    def prefill_many(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        """See `Stepper`."""
+        for slot, ids in prompts.items():
+            self.prefill(slot, ids)
 
     def begin(self, active: Sequence[int], tokens: Mapping[int, int] | None = None) -> None:
         """See `Stepper`."""
@@ -120,11 +134,12 @@ class EagerStepper:
             for slot, token in (tokens or {}).items():
                 self._tokens[self._row[slot]] = token
             length = min(self.max_length, LENGTH_STEP * (max(places) // LENGTH_STEP + 1))
-            self._logits = self._step(self._tokens[:count], self._positions[:count], length)
-            best = best_of(self._logits)
+            logits = self._step(self._tokens[:count], self._positions[:count], length)
+            best = best_of(logits)
             self._tokens[:count].copy_(best[0])
             for slot in slots:
                 self._filled[slot] += 1
+                self._latest[slot] = logits[self._row[slot]]
             self._begun.append(({slot: self._row[slot] for slot in slots}, best))
 
     def end(self) -> tuple[dict[int, int], dict[int, float]]:
@@ -135,7 +150,7 @@ class EagerStepper:
 
     def logits(self, slot: int) -> torch.Tensor:
         """See `Stepper`."""
-        return self._logits[self._row[slot]]
+        return self._latest[slot]
 
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], active: Sequence[int] | None = None
@@ -149,6 +164,10 @@ class EagerStepper:
     def release(self, slot: int) -> None:
         """See `Stepper`."""
         self._filled[slot] = 0
+        self._latest.pop(slot, None)
+
+    def close(self) -> None:
+        """See `Stepper`: the model was never changed."""
 
     def _step(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
         """Compute logits [rows, vocab] from tokens and positions, int64 [rows]."""
@@ -206,6 +225,11 @@ class SoloStepper:
         self._logits[slot] = self._call(slot, ids)
         return self._logits[slot]
 
+    def prefill_many(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        """See `Stepper`."""
+        for slot, ids in prompts.items():
+            self.prefill(slot, ids)
+
     def begin(self, active: Sequence[int], tokens: Mapping[int, int] | None = None) -> None:
         """See `Stepper`."""
         given = tokens or {}
@@ -234,6 +258,9 @@ class SoloStepper:
     def release(self, slot: int) -> None:
         """See `Stepper`."""
         self._caches[slot] = None
+
+    def close(self) -> None:
+        """See `Stepper`: the model was never changed."""
 
     def _call(self, slot: int, ids: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():

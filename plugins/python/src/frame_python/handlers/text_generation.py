@@ -99,6 +99,10 @@ class TextGenerationModel(SequenceModel):
             text.finish_reason = text.finish_reason or "cancelled"
             self._leave(text)
 
+    def close(self) -> None:
+        """See `Model`."""
+        self._stepper.close()
+
     def digest(self) -> int:
         """Return a hash of the slots and tokens of the last step."""
         return self._digest
@@ -136,24 +140,43 @@ class TextGenerationModel(SequenceModel):
 
     def _prefill(self) -> Iterator[tuple[int, RunningText, Token]]:
         """Take prompt tokens in the order in which texts came, up to the limit; yield first tokens."""
-        left = self._limits.prefill_tokens
-        for slot, text in list(self._placed.items()):
-            while left > 0 and text.taken < text.prompt_length:
-                before = text.taken
-                logits = self._take_prompt(slot, text, left)
-                left -= text.taken - before
-                if text.taken == text.prompt_length:
-                    yield slot, text, self._choose_first(text, logits)
+        whole, parts = self._choose_prompts()
+        if whole:
+            self._stepper.prefill_many({slot: text.ids for slot, text in whole.items()})
+            for slot, text in whole.items():
+                text.taken = text.prompt_length
+                yield slot, text, self._choose_first(text, self._stepper.logits(slot))
+        for slot, text, size in parts:
+            logits = self._take_prompt(slot, text, size)
+            if text.taken == text.prompt_length:
+                yield slot, text, self._choose_first(text, logits)
 
-    def _take_prompt(self, slot: int, text: RunningText, most: int) -> Any:
-        """Take a piece of a prompt (one token, if details are asked for); return its last logits."""
-        wants_details = text.parameters.decoder_input_details
-        start = text.taken
-        text.taken += 1 if wants_details else min(most, text.prompt_length - start)
-        logits = self._stepper.prefill(slot, text.ids[start : text.taken], start)
-        if wants_details:
-            if start == 0:
-                text.prefill.append(self._prompt_token(text.ids[0], None))
+    def _choose_prompts(self) -> tuple[dict[int, RunningText], list[tuple[int, RunningText, int]]]:
+        """Return the prompts that fit whole before the next step, and of others how many tokens do."""
+        left = self._limits.prefill_tokens
+        whole: dict[int, RunningText] = {}
+        parts = []
+        for slot, text in self._placed.items():
+            missing = text.prompt_length - text.taken
+            size = min(left, missing)
+            left -= size
+            if 0 < size == text.prompt_length and not text.parameters.decoder_input_details:
+                whole[slot] = text
+            elif size > 0:
+                parts.append((slot, text, size))
+        return whole, parts
+
+    def _take_prompt(self, slot: int, text: RunningText, size: int) -> Any:
+        """Take some tokens of a prompt (one by one, if details are asked for); return the last logits."""
+        end = text.taken + size
+        if not text.parameters.decoder_input_details:
+            start, text.taken = text.taken, end
+            return self._stepper.prefill(slot, text.ids[start:end], start)
+        if text.taken == 0:
+            text.prefill.append(self._prompt_token(text.ids[0], None))
+        while text.taken < end:
+            logits = self._stepper.prefill(slot, text.ids[text.taken : text.taken + 1], text.taken)
+            text.taken += 1
             if text.taken < text.prompt_length:
                 token = text.ids[text.taken]
                 log_prob = float(logits.float().log_softmax(dim=-1)[token])
