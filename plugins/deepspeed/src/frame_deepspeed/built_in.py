@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from frame_python.handlers.loading import (
 from frame_python.handlers.options import TransformersOptions, transformers_options
 from frame_python.handlers.replays import GenerateRunner, Runner, StepRunner
 from frame_python.handlers.self_check import SelfCheck, SelfCheckError
-from frame_python.handlers.stepping import EagerStepper, MakeStepper, SoloStepper, Stepper, place_of
+from frame_python.handlers.stepping import EagerStepper, MakeStepper, SoloStepper, place_of
 from frame_python.handlers.text_generation import TextGenerationModel
 from frame_python.handlers.verdicts import Report
 
@@ -131,7 +132,9 @@ class _Load:
         return self.device if is_on_device else torch.device("cpu")
 
     def _build(self, loaded: Transformer, options: TransformersOptions) -> Model:
-        return build_model(loaded, options, batch_size=self.spec.batch_size, steppers=_steppers(self.path))
+        return build_model(
+            loaded, options, batch_size=self.spec.batch_size, steppers=_steppers(self.path, self.device)
+        )
 
     def _prepare(self, before: Transformer, options: TransformersOptions) -> Any:
         """Take the reference of the model before, then transform it."""
@@ -209,20 +212,14 @@ class _Load:
         )
 
 
-def _steppers(path: str) -> tuple[MakeStepper, ...]:
+def _steppers(path: str, device: torch.device) -> tuple[MakeStepper, ...]:
     """Return the ways to run a language model, best first."""
-    return (graph_stepper, EagerStepper, SoloStepper) if path == "graph" else (EagerStepper, SoloStepper)
+    if path != "graph":
+        return EagerStepper, SoloStepper
+    from frame_python.handlers.graph_step import GraphStep, graph_stepper
 
-
-def graph_stepper(model: Any, *, slots: int, max_length: int) -> Stepper:
-    """Return compiled steps, everything compiled and captured on a GPU; not compiled on the CPU."""
-    from frame_python.handlers import compile_cache
-    from frame_python.handlers.graph_step import GraphStep
-
-    is_on_gpu = place_of(model)[0].type == "cuda"
-    if is_on_gpu:
-        compile_cache.use(compile_cache.default_root(os.environ), compile_cache.gather_facts(), os.environ)
-    stepper = GraphStep(model, slots=slots, max_length=max_length, compile_layers=is_on_gpu)
-    if is_on_gpu:
-        stepper.warm_up()
-    return stepper
+    # Compiling for a CPU takes minutes and gains nothing.
+    compiled: MakeStepper = (
+        graph_stepper if device.type == "cuda" else partial(GraphStep, compile_layers=False)
+    )
+    return compiled, EagerStepper, SoloStepper

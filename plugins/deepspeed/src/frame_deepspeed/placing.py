@@ -10,7 +10,7 @@ _PATTERNS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def weights_bytes(folder: Path) -> int:
-    """Return the size of a model's weights files; of the first kind that is there, as it is the one loaded."""
+    """Return the size of a model's weights files, of the first kind that is there: the one loaded."""
     for pattern in _PATTERNS:
         sizes = [path.stat().st_size for path in folder.glob(pattern)]
         if sizes:
