@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from frame.api import Done, EngineContext, Model, ModelSpec, Part, Request, SequenceModel
+from frame.api import Done, EngineContext, Model, ModelSpec, Part, Request, Response, SequenceModel
 from frame.contract.properties import Properties
 from frame_deepspeed.built_in import load_built_in
 from frame_deepspeed.quantizing import quantize_weights
@@ -48,11 +48,15 @@ def load(folder: Path, transform: Callable[[Any, ShardSettings], Any] | None = N
 
 def generate(model: Model) -> str:
     """Return 8 greedy tokens after a prompt."""
-    assert isinstance(model, SequenceModel)
-    body = {"inputs": "the capital", "parameters": {"max_new_tokens": 8}}
+    body = {"inputs": "the capital", "parameters": {"max_new_tokens": 8, "return_full_text": False}}
     part = Part("data", json.dumps(body).encode())
     properties = Properties({"content-type": "application/json"})
-    model.admit(1, Request(id="r", properties=properties, parts=(part,)))
+    request = Request(id="r", properties=properties, parts=(part,))
+    if not isinstance(model, SequenceModel):
+        (answer,) = model.predict([request])
+        assert isinstance(answer, Response)
+        return str(json.loads(bytes(answer.parts[0].data))[0]["generated_text"])
+    model.admit(1, request)
     while True:
         for event in model.step():
             if isinstance(event, Done):
@@ -123,6 +127,22 @@ def test_steps_of_the_graph_path_are_checked_uncompiled_on_the_cpu(gptj: Path) -
     model = load(gptj, path="graph")
     assert model.self_check["result"] == "passed"  # type: ignore[attr-defined]
     assert generate(model) == generate(load(gptj))
+
+
+def test_largest_batch_is_the_injected_models_first_call(gptj: Path) -> None:
+    rows: list[int] = []
+
+    def watched(model: Any, settings: ShardSettings) -> Any:
+        if settings.kernel_inject:
+            model.register_forward_pre_hook(
+                lambda _, __, given: rows.append(given["input_ids"].shape[0]), with_kwargs=True
+            )
+        return model
+
+    for _ in range(2):  # also when its pass was kept, and nothing is checked
+        rows.clear()
+        load(gptj, watched, path="inject", on_self_check="fail")
+        assert rows[0] == max(rows) == 4
 
 
 def test_static_batching_is_checked_through_generate(gptj: Path) -> None:

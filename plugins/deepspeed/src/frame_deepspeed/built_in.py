@@ -97,6 +97,9 @@ class _Load:
             SelfCheckError: what would be served does not agree with the model before.
         """
         options = transformers_options(self.spec.options)
+        if self.path == "inject":
+            # The kernels keep keys and values themselves, of one batch that begins and ends together.
+            options = replace(options, rolling_batch="disable")
         place = self._choose_place(options)
         if place != self.device:  # there, dtype would be chosen for the processor
             name = str(choose_dtype(options.dtype, self.device)).removeprefix("torch.")
@@ -111,6 +114,8 @@ class _Load:
         loaded = replace(loaded, device=self.device)
         try:
             model = self._build(loaded, options)
+            if self.path == "inject":
+                size_workspace(loaded, self._largest())
             report = self._look_after(model, loaded)
         except RuntimeError as error:
             if self.context.world_size == 1 or is_out_of_memory(error):
@@ -200,6 +205,13 @@ class _Load:
             _log.info("self_check model=%s result=not_run reason=%r", self.spec.name, why)
         return Report(result="not_run", reason=why, path=self.path)
 
+    def _largest(self) -> int:
+        """Return how many texts a batch may have where requests do not join a running one."""
+        if self.path != "inject":
+            return self.spec.batch_size
+        # A request may bring a list of texts.
+        return max(self.spec.batch_size, transformers_options(self.spec.options).max_rolling_batch_size)
+
     def _runner(self, model: Model, loaded: Transformer) -> Runner:
         """Return the way in which `model` runs its texts."""
         if isinstance(model, TextGenerationModel):
@@ -207,9 +219,23 @@ class _Load:
         return GenerateRunner(
             loaded.model,
             device=loaded.device,
-            largest=self.spec.batch_size,
+            largest=self._largest(),
             pad=loaded.tokenizer.pad_token_id,
         )
+
+
+def size_workspace(loaded: Transformer, rows: int) -> None:
+    """Run the largest batch once, as the first call: DeepSpeed's kernels size their memory by it.
+
+    A larger batch after a smaller one gets wrong text, and an illegal memory access in the end.
+    """
+    ids = torch.full((rows, 2), loaded.tokenizer.pad_token_id, dtype=torch.int64, device=loaded.device)
+    mask = torch.ones_like(ids)
+    with torch.inference_mode():
+        if loaded.task == "text-generation":
+            loaded.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
+        else:
+            loaded.model(input_ids=ids, attention_mask=mask)
 
 
 def _steppers(path: str, device: torch.device) -> tuple[MakeStepper, ...]:
