@@ -203,6 +203,18 @@ def test_only_gptj_is_fused(model_of: Any) -> None:
     assert not fused_gptj.fuse(model_of("llama"))
 
 
+def test_blocks_are_fused_once_and_only_while_their_weights_are_plain(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(
+        hf_models.make_gptj(tmp_path), dtype=torch.float32
+    ).requires_grad_(requires_grad=False)
+    block = model.transformer.h[-1]
+    block.mlp.fc_in.weight.data = block.mlp.fc_in.weight.data.to(torch.int8)
+    assert not fused_gptj.fuse(model)
+    block.mlp.fc_in.weight.data = block.mlp.fc_in.weight.data.float()
+    assert fused_gptj.fuse(model)
+    assert not fused_gptj.fuse(model)
+
+
 def test_sizes_end_with_the_largest() -> None:
     assert sizes_up_to((1, 2, 4, 8), 6) == (1, 2, 4, 6)
     assert sizes_up_to((256, 512), 100) == (100,)

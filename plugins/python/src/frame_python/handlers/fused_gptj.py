@@ -89,10 +89,36 @@ def _join(layers: list[Any], dim: int) -> nn.Parameter:
 
 
 def fuse(model: Any, group: Any = None) -> bool:
-    """Replace the blocks of a GPT-J model in place; False when it is another model."""
+    """Replace the blocks of a GPT-J model in place; False when it is another, or its weights are packed.
+
+    Args:
+        group: see `FusedGPTJBlock`; None: the one that DeepSpeed's layers know.
+    """
     blocks = getattr(getattr(model, "transformer", None), "h", None)
     if blocks is None or getattr(model.config, "model_type", "") != "gptj":
         return False
+    if not all(_is_plain(block) for block in blocks):
+        return False
     for index, block in enumerate(blocks):
-        blocks[index] = FusedGPTJBlock(block, group)
+        blocks[index] = FusedGPTJBlock(block, group or _group_of(block))
     return True
+
+
+def _is_plain(block: Any) -> bool:
+    """Whether a block's products are those of plain matrices: not fused before, quantized or replaced."""
+    if not (hasattr(block, "attn") and hasattr(block, "mlp") and hasattr(block.attn, "q_proj")):
+        return False
+    attn, mlp = block.attn, block.mlp
+    weights = [
+        layer.weight
+        for layer in (attn.q_proj, attn.k_proj, attn.v_proj, attn.out_proj, mlp.fc_in, mlp.fc_out)
+    ]
+    return all(weight.dtype == block.ln_1.weight.dtype for weight in weights)
+
+
+def _group_of(block: Any) -> Any:
+    """Return the group over which DeepSpeed has cut a block; None when it is whole."""
+    group = getattr(block.attn.out_proj, "mp_group", None)
+    if group is None or torch.distributed.get_world_size(group) == 1:
+        return None
+    return group

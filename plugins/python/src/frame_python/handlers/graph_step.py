@@ -228,7 +228,7 @@ def graph_stepper(model: Any, *, slots: int, max_length: int, group: Any = None)
     What is compiled is kept in the user's cache folder (`compile_cache`), for the next start.
 
     Args:
-        group: the process group over whose ranks DeepSpeed has cut the model; None when it is whole.
+        group: the ranks over which the model is cut; None: those that DeepSpeed's layers know.
 
     Raises:
         ValueError: the model is none that this can step.

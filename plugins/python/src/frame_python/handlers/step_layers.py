@@ -66,6 +66,9 @@ class CompiledLayers:
             )
             raise ValueError(message)
         self.layers = layers
+        # A model takes up to six compilations of one function, and a process may have several models. Beyond
+        # the limit, 8 unless it is raised, layers would run uncompiled without a word.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)  # noqa: SLF001
         self._single = torch.compile(_run_layer, options=single if single is not None else SINGLE)
         self._several = torch.compile(_run_layer, options=several if several is not None else SEVERAL)
 
