@@ -36,7 +36,8 @@ HEAD = (
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:
     """Return a path's line of the table."""
-    token, rates = found["token_ms"], list(found["tokens_per_s"].values())
+    token = found["token_ms"]
+    rates = [f"{rate['median']:.0f}" for rate in found["tokens_per_s"].values()]
     same = found["agreement"]
     together = same.get("together")
     return (
@@ -45,7 +46,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{token['low']:.2f}-{token['high']:.2f}",
         f"{found['first_token_ms']['median']:.1f}",
         f"{found['sixteen_tokens_s']['median']:.3f}",
-        *(f"{rate['median']:.0f}" for rate in rates),
+        *(rates + ["-", "-"])[:3],
         f"{same['equal']}/{same['of']}",
         f"{together['equal']}/{together['of']}" if together else "-",
         str(max([*same["gaps"], *(together or {"gaps": []})["gaps"]], default="-")),

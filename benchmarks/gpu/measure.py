@@ -127,7 +127,7 @@ def run_child(
         if name == "eager":
             leave_reference(path, asked[:COMPARED], new, folder)
         found["agreement"] = agreement(path, asked, folder)
-        found.update(measure(path, asked, new, rounds, counts))
+        found.update(measure(path, asked, new, rounds, counts[:1] if name == "inject" else counts))
         if profiled:
             for count in counts:
                 print(profile(path, asked, 16, count), flush=True)
