@@ -46,7 +46,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{token['low']:.2f}-{token['high']:.2f}",
         f"{found['first_token_ms']['median']:.1f}",
         f"{found['sixteen_tokens_s']['median']:.3f}",
-        *(rates + ["-", "-"])[:3],
+        *[*rates, "-", "-"][:3],
         f"{same['equal']}/{same['of']}",
         f"{together['equal']}/{together['of']}" if together else "-",
         str(max([*same["gaps"], *(together or {"gaps": []})["gaps"]], default="-")),
