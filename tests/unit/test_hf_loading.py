@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from frame.api import EngineContext, ModelSpec, RequestError
+from frame_python.engine import PythonEngine
 from frame_python.handlers.agreement import agreement, make_prompts, references
 from frame_python.handlers.built_in import build_text_generation, uses_rolling_batch
 from frame_python.handlers.loading import choose_dtype, load_transformer, torch_device
@@ -121,6 +123,33 @@ def test_options_of_an_engine_contain_the_handlers():
     assert not uses_rolling_batch(TransformersOptions(), 8)
     assert choose_dtype(None, CPU) is torch.float32
     assert torch_device("gpu1") == torch.device("cuda:1")
+
+
+def test_several_devices_and_missing_ones_are_refused(gptj: Path):
+    def engine(options: PythonOptions, *devices: str) -> Any:
+        spec = ModelSpec(
+            name="m", version=None, path=str(gptj), model_file=None, options=options, properties={}
+        )
+        return PythonEngine(EngineContext(devices=devices)).load(spec)
+
+    with pytest.raises(ValueError, match="engine=DeepSpeed"):
+        engine(PythonOptions(), "gpu0", "gpu1")
+    with pytest.raises(ValueError, match="engine=DeepSpeed"):
+        engine(PythonOptions(tensor_parallel_degree="2"), "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no CUDA device"):
+            engine(PythonOptions(), "gpu0")
+
+
+def test_memory_that_runs_out_names_the_options_to_lower(gptj: Path):
+    class Greedy(EagerStepper):
+        def prefill(self, slot: int, ids: Any, start: int = 0) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    loaded = load(gptj, max_tokens=64)
+    with pytest.raises(RequestError, match=r"lower option\.max_rolling_batch_size") as caught:
+        build_text_generation(loaded, TransformersOptions(), [Greedy])
+    assert caught.value.status == 507
 
 
 def test_an_unknown_formatter_is_refused_at_load(gptj: Path):

@@ -90,6 +90,12 @@ def _load_built_in(spec: ModelSpec, context: EngineContext) -> Model:
     Raises:
         ValueError: transformers is not installed, or what the handler says of the folder.
     """
+    options: PythonOptions = spec.options
+    if len(context.devices) > 1 or (options.tensor_parallel_degree or "1") not in {"1", "max"}:
+        raise ValueError(
+            "without a model.py this engine runs a model on one device; engine=DeepSpeed (pip install "
+            "frame-deepspeed) cuts it over option.tensor_parallel_degree of them"
+        )
     try:
         from frame_python.handlers.built_in import load_built_in
     except ModuleNotFoundError as error:

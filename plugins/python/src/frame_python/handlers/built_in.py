@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from frame.api import EngineContext, Model, ModelSpec
+from frame.api import EngineContext, Model, ModelSpec, RequestError
 
 from frame_python.answers import is_out_of_memory
 from frame_python.handlers.agreement import Reference, agreement, make_prompts, references
@@ -28,6 +28,7 @@ def load_built_in(spec: ModelSpec, context: EngineContext, *, prepare: Prepare |
 
     Raises:
         ValueError: an option or a file is wrong; says which and what to do.
+        RequestError: 507, memory ran out.
     """
     options = transformers_options(spec.options)
     device = torch_device(context.devices[0] if context.devices else "cpu")
@@ -135,7 +136,12 @@ def _try_stepper(
         reason = _disagreement(stepper, expected, loaded)
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            raise RequestError(
+                507,
+                f"no memory for {slots} texts of {loaded.max_tokens} tokens: lower "
+                f"option.max_rolling_batch_size or option.max_tokens; {error}",
+                type_name="OutOfMemoryError",
+            ) from error
         reason = f"{type(error).__name__}: {error}"
     if stepper is None or not reason:
         return stepper or reason

@@ -129,6 +129,11 @@ def load_transformer(
         ValueError: something is missing or does not fit; says what and which option. ImportError, OSError and
             what a model's own code raises pass through.
     """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"{device}: this torch ({torch.__version__}) sees no CUDA device; install a CUDA build, "
+            "or set load_on_devices=cpu"
+        )
     folder = model_folder(options, path)
     gguf = _gguf_file(folder)
     source = {"gguf_file": gguf.name} if gguf else {}
