@@ -10,8 +10,9 @@ from typing import Any
 
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.pool.deaths import GroupEnd
-from frame.pool.group import GroupListener, WorkerGroup
+from frame.pool.group import WorkerGroup
 from frame.pool.jobs import Answer, Job
+from frame.pool.listeners import GroupListener
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
 from frame.pool.placer import Resources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -14,6 +14,9 @@ from frame.pool.cgroups import CGROUPS, PROC, control_groups
 
 _SAMPLE_SECONDS = 1.0
 """Seconds between two looks at the count; what was counted before the last two explains nothing."""
+
+_SIGNALLED = 128
+"""What launchers, as shells, add to the number of a signal."""
 
 EndKind = Literal["drained", "load_failed", "died", "hung", "overdue", "out_of_memory"]
 
@@ -129,6 +132,32 @@ def explain_exit(ended: Exit, closed: str, kills: OutOfMemoryKills) -> tuple[End
     if counted := kills.claim():
         return "out_of_memory", f"killed by SIGKILL: out of memory ({counted})"
     return "died", "killed by SIGKILL" + ("" if kills.is_known else " (out of memory?)")
+
+
+def explain_late(limit: float, silence: float) -> tuple[EndKind, str]:
+    """Return kind and cause of a group that was ended since a batch ran longer than `limit` seconds.
+
+    Args:
+        silence: seconds since the process last answered; 0 while it does.
+    """
+    cause = f"a batch ran longer than {limit:g} s"
+    if silence:
+        return "hung", f"{cause}; no heartbeat for {silence:.0f} s"
+    return "overdue", f"{cause}; the process answers"
+
+
+def explain_end(ended: Exit, closed: str, kills: OutOfMemoryKills, ranks: int) -> tuple[EndKind, str]:
+    """Return kind and cause of a group's end that nobody asked for.
+
+    Args:
+        closed: why the first connection ended before the process did; it names the rank of several.
+    """
+    if ranks == 1:
+        return explain_exit(ended, closed, kills)
+    is_signal = _SIGNALLED < ended.status <= _SIGNALLED + signal.NSIG
+    own = replace(ended, status=_SIGNALLED - ended.status) if is_signal else ended
+    kind, cause = explain_exit(own, "", kills)
+    return kind, f"{closed or 'the launcher ended'} ({cause})"
 
 
 def describe_exit(status: int) -> str:

@@ -1,29 +1,29 @@
-"""A worker group: one copy of a model in a process of its own, from its start to its end."""
+"""A worker group: one copy of a model in its own process, or in several ranks, from start to end."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from frame.contract.signatures import Signature
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
 from frame.pool.batches import Batch, late_batches, taken_batches
-from frame.pool.channel import Channel
-from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, explain_exit, failed_start
+from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, explain_end, explain_late, failed_start
 from frame.pool.folders import make_folder
-from frame.pool.heads import decode_head, encode, job_head, load_head, specs_of
+from frame.pool.heads import decode_head, message, run_message, signature_of
 from frame.pool.heartbeat import Heartbeat
 from frame.pool.jobs import Job
+from frame.pool.listeners import BatchChannel, GroupListener
 from frame.pool.logs import LogDrain
 from frame.pool.process import GroupProcess, first_of, start_process
+from frame.pool.rank_watch import RankReports, RankWatch
+from frame.pool.ranks import Ranks
 from frame.pool.settings import GroupSettings, Placement
-from frame.wire.frames import Frame, frame_header
+from frame.wire.frames import MAX_FDS, Frame
 from frame.wire.messages import (
     CancelHead,
     CreditHead,
@@ -31,7 +31,7 @@ from frame.wire.messages import (
     Kind,
     LoadedHead,
     LoadFailedHead,
-    RunHead,
+    PongHead,
     SlotsHead,
     SlotsReadyHead,
     StageHead,
@@ -40,24 +40,15 @@ from frame.wire.messages import (
 _log = logging.getLogger(__name__)
 _EXIT_GRACE = 5.0
 """Seconds a worker gets to exit by itself once its connection is closed."""
+_LOST_RANK_GRACE = 1.0
+"""The same for the launcher of several ranks, when one was lost: the others may wait for it for ever."""
 _LOG_GRACE = 1.0
 
 
-class GroupListener(Protocol):
-    """What a group tells its model; called on the loop's thread."""
-
-    def group_loaded(self, group: WorkerGroup) -> None:
-        """The group takes batches from now on."""
-
-    def group_resized(self, group: WorkerGroup) -> None:
-        """The group has other slots; batches that waited in its worker may have started."""
-
-    def group_frame(self, group: WorkerGroup, frame: Frame, mapped: list[memoryview]) -> None:
-        """An answer, a chunk or an end came."""
-
-
 class WorkerGroup:
-    """One process (in this version one rank) and its socket.
+    """One process and its socket, or a launcher's ranks, each with a socket of its own.
+
+    Every rank gets every batch; rank 0 alone is told of cancellations and credits, and answers.
 
     Invariants: `run` returns only when the process is gone and its files are removed; a batch is in `batches`
         from `send` until its end was reported or the group ended; state moves as
@@ -83,16 +74,19 @@ class WorkerGroup:
         self.seconds: dict[str, float] = {}
         self.logs = LogDrain(placement.log_prefix)
         self.stage = "start"
+        self.ranks: tuple[HelloHead, ...] = ()
         self._listener = listener
-        self._channel: Channel | None = None
+        self._channel: BatchChannel | None = None
+        self._most_descriptors = MAX_FDS
         self._process: GroupProcess | None = None
         self._loop = loop = asyncio.get_running_loop()
-        self._report: asyncio.Future[LoadedHead | LoadFailedHead] = loop.create_future()
+        self._reports = RankReports(settings.ranks)
         self._closed: asyncio.Future[None] = loop.create_future()
         self._drain_asked: asyncio.Future[None] = loop.create_future()
         self._closed_because = ""
         self._kills = placement.kills
         self._heartbeat = Heartbeat(self._ping, self._end_if_idle)
+        self._watch = RankWatch(settings.ranks, settings.stall_timeout, self._ping, self._end_stalled)
         self._change = self._threads = 0
         self._next_batch = 1
         self.hung_batches: set[int] = set()
@@ -127,17 +121,10 @@ class WorkerGroup:
         batch = Batch(self._next_batch, {job.id: job for job in jobs}, is_suspect=is_suspect)
         self._next_batch += 1
         self.batches[batch.id] = batch
-        segments: list[bytes] = [b""]
-        descriptors: list[int] = []
-        heads = []
         for job in jobs:
-            job.group_key, job.batch = self.key, batch.id
-            job.batch_size = len(jobs)
-            heads.append(job_head(job, segments, descriptors))
-        head = encode(RunHead(batch.id, heads))
-        segments[0] = frame_header(Kind.RUN, head, sum(map(len, segments)), len(descriptors))
+            job.group_key, job.batch, job.batch_size = self.key, batch.id, len(jobs)
         assert self._channel is not None
-        self._channel.send(segments, descriptors)
+        self._channel.send(*run_message(batch.id, jobs, self._most_descriptors))
         return batch
 
     def start(self, batch: Batch, now: float) -> None:
@@ -192,22 +179,20 @@ class WorkerGroup:
         late = late_batches(self.batches, now, self.settings.predict_timeout) - self.hung_batches
         if not late:
             return
-        is_first = not self.hung_batches
-        self.hung_batches |= late
-        self.state = next_state(self.state, GroupEvent.DRAIN)
-        if is_first:
+        if not self.hung_batches:
             self._loop.call_later(self.settings.drain_timeout, self._kill_hung)
             self._heartbeat.ask(self._kill_when_rest_is_done)
+        self.hung_batches |= late
+        self.state = next_state(self.state, GroupEvent.DRAIN)
         self._kill_when_rest_is_done()
 
     def _kill_hung(self) -> None:
         if self.state is GroupState.ENDED:
             return
-        cause = f"a batch ran longer than {self.settings.predict_timeout:g} s"
-        if silence := self._heartbeat.silence:
-            self.kill("hung", f"{cause}; no heartbeat for {silence:.0f} s")
-        else:
-            self.kill("overdue", f"{cause}; the process answers")
+        self.kill(*explain_late(self.settings.predict_timeout, self._heartbeat.silence))
+
+    def _end_stalled(self, why: str) -> None:
+        self.kill("hung", f"{why} (option.group_stall_timeout={self.settings.stall_timeout:g})")
 
     def _end_if_idle(self) -> None:
         """End a silent process: one that fell silent over a batch has that batch's time."""
@@ -237,7 +222,7 @@ class WorkerGroup:
 
     def kill(self, kind: EndKind, cause: str) -> None:
         """End the group now; `kind` and `cause` explain it."""
-        self._heartbeat.stop()
+        self._stop_asking()
         if self._verdict is None:
             self._verdict = GroupEnd(kind=kind, cause=cause, has_answered=self.has_answered)
         self.state = next_state(self.state, GroupEvent.ENDED)
@@ -250,14 +235,15 @@ class WorkerGroup:
         """Start the group, serve until it ends, clean up; return how it ended."""
         folder = make_folder()
         try:
-            self._process = process = await start_process(self.settings, folder)
+            self._process = process = await start_process(self.settings, folder, self.key, self)
             async with asyncio.TaskGroup() as tasks:
                 logs = tasks.create_task(self.logs.drain(process.output))
                 exited = tasks.create_task(process.process.wait())
                 end = await self._live(tasks, process, exited)
                 if end is not None:
                     process.kill()
-                ended = await process.end(_EXIT_GRACE)
+                is_lost = process.is_launcher and not self._drain_asked.done()
+                ended = await process.end(_LOST_RANK_GRACE if is_lost else _EXIT_GRACE)
                 process.kill_children()
                 await asyncio.wait((logs,), timeout=_LOG_GRACE)
                 logs.cancel()  # a child of the worker may still hold its output open
@@ -267,9 +253,7 @@ class WorkerGroup:
             return failed_start(error)
         finally:
             self.state = next_state(self.state, GroupEvent.ENDED)
-            self._heartbeat.stop()
-            if self._channel is not None:
-                self._channel.close()
+            self._stop_asking()
             if self._process is not None:
                 await self._process.reap()
             shutil.rmtree(folder, ignore_errors=True)
@@ -278,28 +262,26 @@ class WorkerGroup:
         self, tasks: asyncio.TaskGroup, process: GroupProcess, exited: asyncio.Task[int]
     ) -> GroupEnd | None:
         """Connect, load, serve until the socket closes; None when the process's exit tells how it ended."""
-        loop = asyncio.get_running_loop()
-        accepted = tasks.create_task(loop.sock_accept(process.listener))
+        joined = tasks.create_task(process.ranks.gather(process.listener))
         limit = self.settings.start_timeout
-        if not await first_of(limit, accepted, exited, self._drain_asked):
-            accepted.cancel()
-            return GroupEnd(kind="died", cause=f"start: no hello within {limit:g} s")
-        if not accepted.done():
-            accepted.cancel()
-            return DRAINED if self._drain_asked.done() else None
-        self._channel = Channel(accepted.result()[0], self._take_frame, self._take_closed)
+        in_time = await first_of(limit, joined, exited, self._closed, self._drain_asked)
+        if not joined.done():
+            joined.cancel()
+            if in_time:
+                return DRAINED if self._drain_asked.done() else None
+            return GroupEnd(kind="died", cause=process.ranks.explain_missing(limit))
         process.close_listener()
+        self._join(process.ranks)
         limit = self.settings.load_timeout
-        if not await first_of(limit, self._report, self._closed, self._drain_asked, exited):
+        if not await first_of(limit, self._reports.result, self._closed, self._drain_asked, exited):
             cause = f"{self.stage}: not finished within {limit:g} s (option.model_loading_timeout)"
             return GroupEnd(kind="load_failed", cause=cause)
-        if not self._report.done():
+        if not self._reports.result.done():
             return DRAINED if self._drain_asked.done() else None
-        report = self._report.result()
+        report = self._reports.result.result()
         if isinstance(report, LoadFailedHead):
-            return GroupEnd(
-                kind="load_failed", cause=f"{report.stage}: {report.message}", status=report.status
-            )
+            cause = f"{report.stage}: {report.message}"
+            return GroupEnd(kind="load_failed", cause=cause, status=report.status)
         self._take_loaded(report)
         await self._serve(exited)
         return None
@@ -308,10 +290,10 @@ class WorkerGroup:
         self.slots = self.requested_slots = self._threads = loaded.slots
         self.concurrency, self.capacity = loaded.concurrency, loaded.capacity
         self.seconds, self.rss_bytes = loaded.seconds, loaded.rss_bytes
-        if loaded.inputs is not None and loaded.outputs is not None:
-            self.signature = Signature(specs_of(loaded.inputs), specs_of(loaded.outputs))
+        self.signature = signature_of(loaded)
         self.state = next_state(self.state, GroupEvent.LOADED)
         self._heartbeat.begin()
+        self._watch.begin()
         self._listener.group_loaded(self)
 
     async def _serve(self, exited: asyncio.Task[int]) -> None:
@@ -332,25 +314,54 @@ class WorkerGroup:
             return self._verdict
         if self._drain_asked.done():
             return replace(DRAINED, has_answered=self.has_answered)
-        kind, cause = explain_exit(ended, self._closed_because, self._kills)
-        stage = "" if self.slots else f"{self.stage}: "
-        return GroupEnd(kind=kind, cause=stage + cause, has_answered=self.has_answered)
+        kind, cause = explain_end(ended, self._closed_because, self._kills, self.settings.ranks)
+        cause = cause if self.slots else f"{self.stage}: {cause}"
+        return GroupEnd(kind=kind, cause=cause, has_answered=self.has_answered)
 
     # --- messages -----------------------------------------------------------------------------
 
     def _ping(self) -> None:
         self._kills.sample()
-        self._send(Kind.PING, {})
+        if self._channel is not None:
+            self._channel.send(message(Kind.PING, {}))
 
     def _send(self, kind: Kind, head: object) -> None:
-        if self._channel is not None:
-            self._channel.send([frame_header(kind, encode(head), 0)])
+        """Tell rank 0."""
+        lead = self._channel.lead if isinstance(self._channel, Ranks) else self._channel
+        if lead is not None:
+            lead.send(message(kind, head))
+
+    def _stop_asking(self) -> None:
+        self._heartbeat.stop()
+        self._watch.stop()
+
+    def rank_closed(self, rank: int, reason: str) -> None:
+        """Take the end of a rank's connection: of one, it is the end of all."""
+        self._take_closed(reason if self.settings.ranks == 1 else f"rank {rank}: {reason}")
+
+    def rank_frame(self, rank: int, frame: Frame, mapped: list[memoryview]) -> None:
+        """Take a message of a rank; only rank 0 may speak of jobs and slots."""
+        if rank == 0:
+            self._take_frame(frame, mapped)
+            return
+        head = decode_head(frame) if frame.kind < Kind.ANSWERS else None
+        if isinstance(head, PongHead):
+            self._take_pong(rank, head)
+        elif isinstance(head, (LoadedHead, LoadFailedHead)):
+            self._reports.take(rank, head)
+        elif not isinstance(head, StageHead):
+            self.kill("died", f"rank {rank} sent what only rank 0 may send (message kind {frame.kind})")
+
+    def _take_pong(self, rank: int, pong: PongHead) -> None:
+        if rank == 0:
+            self._heartbeat.beat()
+        self._watch.heard(rank, pong.progress)
 
     def _take_closed(self, reason: str) -> None:
         _log.debug("worker_disconnected model=%s group=%d reason=%s", self.settings.name, self.key, reason)
         self.state = next_state(self.state, GroupEvent.ENDED)  # at once: nothing more may be sent here
-        self._closed_because = reason
-        self._heartbeat.stop()
+        self._closed_because = self._closed_because or reason
+        self._stop_asking()
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -358,18 +369,15 @@ class WorkerGroup:
         if frame.kind >= Kind.ANSWERS:
             self._listener.group_frame(self, frame, mapped)
             return
-        if frame.kind == Kind.PONG:
-            self._heartbeat.beat()
-            return
         head = decode_head(frame)
-        if isinstance(head, HelloHead):
-            self._take_hello(head)
+        if isinstance(head, PongHead):
+            self._take_pong(0, head)
         elif isinstance(head, SlotsReadyHead):
             self._take_slots(head)
         elif isinstance(head, StageHead):
             self.stage = head.stage
-        elif isinstance(head, (LoadedHead, LoadFailedHead)) and not self._report.done():
-            self._report.set_result(head)
+        elif isinstance(head, (LoadedHead, LoadFailedHead)):
+            self._reports.take(0, head)
 
     def _take_slots(self, head: SlotsReadyHead) -> None:
         """Count the slots that the worker has now, unless it does not know yet how many it should have."""
@@ -383,11 +391,10 @@ class WorkerGroup:
         self.slots = min(head.slots, self.requested_slots)
         self._listener.group_resized(self)
 
-    def _take_hello(self, head: HelloHead) -> None:
-        assert self._process is not None
-        if not hmac.compare_digest(head.token.encode(), self._process.token.encode()):
-            _log.warning("worker_refused model=%s group=%d reason=wrong token", self.settings.name, self.key)
-            self._process.kill()
-            return
-        self.pid = head.pid
-        self._send(Kind.LOAD, load_head(self.settings, self.requested_slots, self.max_slots))
+    def _join(self, ranks: Ranks) -> None:
+        """Take the ranks' channels, now that all have said hello, and tell each what to load."""
+        self.ranks = tuple(rank.hello for _, rank in sorted(ranks.by_number.items()))
+        self.pid = self.ranks[0].pid
+        self._channel = ranks.lead if len(self.ranks) == 1 else ranks
+        self._most_descriptors = MAX_FDS if ranks.passes_descriptors else 0
+        ranks.load(self.settings, self.requested_slots, self.max_slots)

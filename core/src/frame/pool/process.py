@@ -1,4 +1,4 @@
-"""Start a worker group's process with a private socket, and end it for certain."""
+"""Start a worker group's process (or its launcher) with a private socket, and end it for certain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from frame.pool.bundle import make_bundle
 from frame.pool.deaths import Exit
 from frame.pool.devices import cut_visible
 from frame.pool.environ import worker_environment
+from frame.pool.ranks import RankListener, Ranks
 from frame.pool.settings import GroupSettings
+from frame.wire.addresses import TcpAddress, UnixAddress
 from frame.worker.__main__ import TOKEN_VARIABLE
 
 _KILL_WAIT = 10.0
@@ -31,11 +33,19 @@ class GroupProcess:
     process: asyncio.subprocess.Process
     listener: socket.socket
     socket_path: Path
-    token: str
+    ranks: Ranks
 
     async def end(self, grace: float) -> Exit:
-        """Wait `grace` seconds for the process to exit by itself, then TERM, then KILL."""
+        """Wait `grace` seconds for the process to exit by itself, then TERM, then KILL; ranks end with it."""
         self.close_listener()
+        try:
+            return await self._end_process(grace)
+        finally:
+            if self.is_launcher:
+                self.ranks.kill()
+                await self.ranks.gone()
+
+    async def _end_process(self, grace: float) -> Exit:
         was_forced = False
         for wait, number in ((grace, signal.SIGTERM), (min(2.0, grace), signal.SIGKILL)):
             with suppress(TimeoutError):
@@ -48,16 +58,20 @@ class GroupProcess:
             return Exit(await self.process.wait(), was_forced)
 
     @property
+    def is_launcher(self) -> bool:
+        """Whether the process is not the worker, but has started the workers."""
+        return self.ranks.world_size > 1
+
+    @property
     def output(self) -> asyncio.StreamReader:
         """Its stdout and stderr."""
         assert self.process.stdout is not None
         return self.process.stdout
 
     def kill_children(self) -> None:
-        """End what the process left behind in its session.
-
-        Only for groups of one process, never for mpirun's.
-        """
+        """End what the process left behind in its session; mpirun's ranks are not in it."""
+        if self.is_launcher:
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -66,10 +80,15 @@ class GroupProcess:
         if self.process.returncode is None:
             self.kill()
             await self.process.wait()
+        if self.is_launcher:
+            self.ranks.kill()
+            await self.ranks.gone()
+        self.ranks.close()
         self.close_listener()
 
     def kill(self) -> None:
-        """End the process now."""
+        """End the process now, the ranks before their launcher: it could not end them any more."""
+        self.ranks.kill()
         with suppress(ProcessLookupError):
             self.process.kill()
 
@@ -79,14 +98,32 @@ class GroupProcess:
         self.socket_path.unlink(missing_ok=True)
 
 
-async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
-    """Start the group's process; `folder` is new, private, and removed by the caller."""
-    bundle = make_bundle(folder / "path", settings.engine)
-    socket_path = folder / "s"
+def open_listener(settings: GroupSettings, socket_path: Path) -> tuple[socket.socket, str]:
+    """Return a listening socket and its address: a Unix socket, or a TCP port when ranks run on other hosts.
+
+    Raises:
+        OSError: the address is not one of this host.
+    """
+    if settings.listen_address is not None:
+        family = socket.AF_INET6 if ":" in settings.listen_address else socket.AF_INET
+        listener = socket.create_server((settings.listen_address, 0), family=family)
+        listener.setblocking(False)
+        host, port = listener.getsockname()[:2]
+        return listener, str(TcpAddress(host, port))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     listener.bind(str(socket_path))
-    listener.listen(8)
+    listener.listen(max(8, settings.ranks))
+    return listener, str(UnixAddress(str(socket_path)))
+
+
+async def start_process(
+    settings: GroupSettings, folder: Path, key: int, rank_listener: RankListener
+) -> GroupProcess:
+    """Start the process of group `key`; `folder` is new, private, and removed by the caller."""
+    bundle = make_bundle(folder / "path", settings.engine)
+    socket_path = folder / "s"
+    listener, address = open_listener(settings, socket_path)
     token = secrets.token_hex(16)
     environment = worker_environment(
         settings.server_environment, bundle=str(bundle), extra=settings.environment, threads=settings.threads
@@ -98,14 +135,7 @@ async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
     command = settings.engine.launch(
         LaunchRequest(
             interpreter=settings.interpreter,
-            arguments=(
-                "-m",
-                "frame.worker",
-                "--connect",
-                f"unix:{socket_path}",
-                "--parent",
-                str(os.getpid()),
-            ),
+            arguments=("-m", "frame.worker", "--connect", address, "--parent", str(os.getpid())),
             environment=environment,
             devices=settings.devices,
             ranks=settings.ranks,
@@ -122,7 +152,8 @@ async def start_process(settings: GroupSettings, folder: Path) -> GroupProcess:
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
-    return GroupProcess(process, listener, socket_path, token)
+    ranks = Ranks(f"{settings.name}:{key}", settings.ranks, token, settings.stall_timeout, rank_listener)
+    return GroupProcess(process, listener, socket_path, ranks)
 
 
 async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # asyncio.wait has it

@@ -15,7 +15,8 @@ from frame.policy.lifecycle import FailUntil, GroupState, RestartPolicy
 from frame.policy.scaling import LOOK_EVERY, ScaleTo
 from frame.policy.spread import PlaceCount, missing_on_places, spread
 from frame.pool.deaths import GroupEnd
-from frame.pool.group import GroupListener, WorkerGroup
+from frame.pool.group import WorkerGroup
+from frame.pool.listeners import GroupListener
 from frame.pool.placer import NoRoomError, Resources, Ticket
 from frame.pool.plan import ModelPlan, Place
 from frame.pool.settings import GroupSettings, Placement
