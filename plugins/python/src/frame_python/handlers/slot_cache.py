@@ -111,6 +111,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transforme
         """Return the positions of a row."""
         return self._shared.max_length
 
+    def get_max_cache_shape(self) -> int:
+        """Return the positions of a row: the older name, abstract in transformers before 5.20."""
+        return self._shared.max_length
+
 
 class SlotCache(Cache):
     """The cache of all layers. Say what the next call of the model updates, then call the model.
