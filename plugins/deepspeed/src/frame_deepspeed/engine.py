@@ -58,7 +58,7 @@ class DeepSpeedEngine(Engine):
             ValueError: there is nothing to load, or DeepSpeed cannot do what is asked.
             RequestError: the handler's first call failed; 507 for memory.
         """
-        self._prepare_libraries(spec.options)
+        self.prepare_libraries(spec.options)
         if find_entry_point(spec).kind == "built_in":
             from frame_deepspeed.built_in import load_built_in  # torch and transformers
 
@@ -78,7 +78,7 @@ class DeepSpeedEngine(Engine):
             self._python.close()
             leave_ranks()
 
-    def _prepare_libraries(self, options: Any) -> None:
+    def prepare_libraries(self, options: Any) -> None:
         """Mend and set up torch and DeepSpeed as soon as somebody imports them, not before."""
         threads = self.context.threads
         has_gpu = any(device.startswith("gpu") for device in self.context.devices)
