@@ -30,20 +30,13 @@ class Channel:
     nothing is called after `close`.
     """
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        on_frame: OnFrame,
-        on_closed: OnClosed,
-        *,
-        max_body_bytes: int = _MAX_BODY_BYTES,
-    ) -> None:
+    def __init__(self, connection: socket.socket, on_frame: OnFrame, on_closed: OnClosed) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._reader = FrameReader(connection, max_body_bytes)
+        self._reader = FrameReader(connection, _MAX_BODY_BYTES)
         self._unsent: list[tuple[list[memoryview], list[int]]] = []
         self.is_open = True
         self._loop.add_reader(connection.fileno(), self._readable)
@@ -77,13 +70,6 @@ class Channel:
         self._unsent = []
         self._reader.close()
         self._socket.close()
-
-    def detach(self) -> socket.socket:
-        """Return the socket to a new owner; to be called between two messages, with nothing left to send."""
-        self.is_open = False
-        self._loop.remove_reader(self._socket.fileno())
-        self._reader.close()
-        return self._socket
 
     # --- writing ------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+from collections.abc import Sequence
 
 from frame.wire.parts import MEMFD_BYTES, append, open_memfd, seal
 
@@ -37,11 +39,11 @@ class Payload:
         if self.descriptor >= 0:
             seal(self.descriptor)
 
-    def read_segments(self) -> list[bytes]:
-        """Return the bytes, read back when they are behind the descriptor."""
+    def read_segments(self) -> Sequence[bytes | memoryview]:
+        """Return the bytes, mapped when they are behind the descriptor; they outlive `close`."""
         if self.descriptor < 0:
             return self.segments
-        return [os.pread(self.descriptor, self.size_bytes, 0)]
+        return [memoryview(mmap.mmap(self.descriptor, self.size_bytes, prot=mmap.PROT_READ))]
 
     def close(self) -> None:
         """Free what the payload holds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import os
 import select
@@ -14,18 +13,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from frame.pool.channel import Channel, Segment
-from frame.pool.heads import decode_head, load_head, message
+from frame.pool.heads import load_head, message
+from frame.pool.hellos import receive
 from frame.pool.settings import GroupSettings
-from frame.wire.frames import Frame, WireError
+from frame.wire.frames import Frame
 from frame.wire.messages import HelloHead, Kind
-from frame.worker.sockets import notice_loss
 
 _log = logging.getLogger(__name__)
-_HELLO_SECONDS = 5.0
-"""Seconds in which somebody who connected must have said who it is."""
 _GONE_SECONDS = 10.0
 """Seconds until a killed rank must be gone; only one stuck in the kernel takes longer."""
 _CREDENTIALS = struct.Struct("3i")
@@ -79,7 +77,7 @@ class Ranks:
         self._token = token
         self._stall_timeout = stall_timeout
         self._listener = listener
-        self._strangers: set[Channel] = set()
+        self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def missing(self) -> list[int]:
@@ -100,20 +98,12 @@ class Ranks:
 
     async def gather(self, listener: socket.socket) -> None:
         """Accept until every rank has said hello; the caller sets the deadline."""
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        while self.missing:
-            accepting = asyncio.ensure_future(loop.sock_accept(listener))
-            heard = asyncio.ensure_future(changed.wait())
-            try:
-                await asyncio.wait((accepting, heard), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                heard.cancel()
-                if not accepting.done():
-                    accepting.cancel()
-            changed.clear()
-            if accepting.done() and not accepting.cancelled():
-                self._meet(accepting.result()[0], changed)
+        patience = self._stall_timeout / 2  # it counts from a ping on, which may come later than the loss
+        async with asyncio.TaskGroup() as tasks:
+            receiving = receive(listener, self._token, self._admit, name=self._name, patience=patience)
+            reception = tasks.create_task(receiving)
+            await self._complete
+            reception.cancel()
 
     def load(self, settings: GroupSettings, slots: int, max_slots: int) -> None:
         """Tell each rank what to load, once all have said hello."""
@@ -128,9 +118,6 @@ class Ranks:
 
     def close(self) -> None:
         """Close all connections and descriptors. Idempotent."""
-        for stranger in self._strangers:
-            stranger.close()
-        self._strangers.clear()
         for rank in self.by_number.values():
             rank.channel.close()
             if rank.descriptor >= 0:
@@ -157,69 +144,62 @@ class Ranks:
                 return
             await asyncio.sleep(0.01)
 
-    # --- strangers ----------------------------------------------------------------------------
+    def _admit(self, connection: socket.socket, hello: HelloHead) -> str:
+        """Take a rank in; return why it is refused, "" when it is not.
 
-    def _meet(self, connection: socket.socket, changed: asyncio.Event) -> None:
-        """Let somebody who connected say hello, within a time and with no body."""
-        loop = asyncio.get_running_loop()
-        if connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            notice_loss(connection, self._stall_timeout)
+        Whoever has the token was launched for this group: a number that cannot be ends it.
+        """
+        if hello.world_size != self.world_size or not 0 <= hello.rank < self.world_size:
+            refusal = f"it says that it is rank {hello.rank} of {hello.world_size}, not of {self.world_size}"
+        elif hello.rank in self.by_number:
+            refusal = f"another process says that it is rank {hello.rank}"
+        else:
+            self._take(connection, hello)
+            return ""
+        self._listener.rank_closed(hello.rank, refusal)
+        return refusal
 
-        def close(reason: str) -> None:
-            timer.cancel()
-            self._strangers.discard(channel)
-            channel.close()
-            _log.warning("rank_refused group=%s reason=%s", self._name, reason)
-
-        def take(frame: Frame, mapped: list[memoryview]) -> None:
-            del mapped
-            refusal = self._take_hello(frame, channel)
-            if refusal:
-                close(refusal)
-                return
-            timer.cancel()
-            self._strangers.discard(channel)
-            changed.set()
-
-        channel = Channel(connection, take, close, max_body_bytes=0)
-        self._strangers.add(channel)
-        timer = loop.call_later(_HELLO_SECONDS, close, f"no hello within {_HELLO_SECONDS:g} s")
-
-    def _take_hello(self, frame: Frame, channel: Channel) -> str:
-        """Take a rank in; return why it is refused, "" when it is not."""
-        try:
-            hello = decode_head(frame) if frame.kind == Kind.HELLO else None
-        except WireError:
-            hello = None
-        if not isinstance(hello, HelloHead):
-            return "its first message is no hello"
-        if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
-            return "wrong token"
-        if hello.world_size != self.world_size or hello.rank not in self.missing:
-            return f"rank {hello.rank} of {hello.world_size} is not expected"
-        connection = channel.detach()
+    def _take(self, connection: socket.socket, hello: HelloHead) -> None:
         number = hello.rank
-        rank = Rank(
-            hello,
-            Channel(
-                connection,
-                partial(self._listener.rank_frame, number),
-                partial(self._listener.rank_closed, number),
-            ),
-        )
+        take_frame = partial(self._listener.rank_frame, number)
+        rank = Rank(hello, Channel(connection, take_frame, partial(self._listener.rank_closed, number)))
         self.by_number[number] = rank
         self.passes_descriptors &= connection.family == socket.AF_UNIX
-        pid = _pid_of(connection, hello)
-        if pid and self.world_size > 1:
-            with suppress(ProcessLookupError):
-                rank.descriptor = os.pidfd_open(pid)
-        return ""
+        if self.world_size > 1:
+            rank.descriptor = _open_process(connection, hello, self._token)
+            facts = (self._name, number, hello.pid, hello.host)
+            _log.debug("rank_joined group=%s rank=%d pid=%d host=%s", *facts)
+        if not self.missing and not self._complete.done():
+            self._complete.set_result(None)
 
 
-def _pid_of(connection: socket.socket, hello: HelloHead) -> int:
-    """Return a rank's pid as the kernel knows it, or as it says itself; 0 on another host."""
-    if connection.family == socket.AF_UNIX:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return int(_CREDENTIALS.unpack(credentials)[0])
-    return hello.pid if hello.host == socket.gethostname() else 0
+def _open_process(connection: socket.socket, hello: HelloHead, token: str) -> int:
+    """Return a descriptor of a rank's process, -1 when it runs elsewhere.
+
+    Over a Unix socket the kernel says who it is. Over TCP it says so itself; two hosts may have one name, so
+    the process of that number must have been started with the group's token.
+    """
+    is_unix = connection.family == socket.AF_UNIX
+    if not is_unix and hello.host != socket.gethostname():
+        return -1
+    try:
+        descriptor = os.pidfd_open(_peer_of(connection) if is_unix else hello.pid)
+    except (OSError, ValueError):  # gone already, or of another pid namespace
+        return -1
+    if is_unix or _was_started_with(hello.pid, token):
+        return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def _peer_of(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[0])
+
+
+def _was_started_with(pid: int, token: str) -> bool:
+    """Tell whether the token is in a process's environment, as it was at its start."""
+    try:
+        return token.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
