@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from frame.api import EngineContext, ModelSpec
-from frame_deepspeed.collectives import share_first
 from frame_python.handlers.fingerprints import cache_folder, fingerprint
 from frame_python.handlers.loading import Transformer
 from frame_python.handlers.self_check import CheckSettings
 from frame_python.handlers.verdicts import Report, tolerance_for
+
+from frame_deepspeed.collectives import share_first
 
 
 def check_settings(spec: ModelSpec, context: EngineContext, path: str, before: Transformer) -> CheckSettings:
@@ -21,21 +22,40 @@ def check_settings(spec: ModelSpec, context: EngineContext, path: str, before: T
     dtype = str(before.dtype).removeprefix("torch.")
     is_quantized = bool(getattr(options, "quantize", None))
     facts = _facts(spec, context, path, before)
-    cache = cache_folder(os.environ)
-    versions = {"versions": facts["versions"], "dtype": dtype}
-    reference = fingerprint(str(before.folder), versions, with_times=False) if context.rank == 0 else ""
     return CheckSettings(
         model=spec.name,
         path=path,
         tolerance=tolerance_for(dtype, is_quantized=is_quantized),
         timeout=float(getattr(options, "self_check_timeout", 60.0)),
         key=fingerprint(str(before.folder), facts, with_times=True) if context.rank == 0 else "",
-        saved_reference=cache.parent / "references" / f"{reference}.safetensors",
+        saved_reference=reference_path(before.folder, dtype) if context.rank == 0 else None,
         is_alone=context.world_size == 1,
         is_first=context.rank == 0,
         share=share_first if context.world_size > 1 else _keep,
-        cache=cache,
+        cache=cache_folder(os.environ),
     )
+
+
+def reference_path(folder: Path, dtype: str) -> Path:
+    """Return where a saved `Reference` of a model lies, if there is one: in the user's cache folder.
+
+    Its name is the digest of weights, tokenizer and library versions: it may be taken on a machine that
+    can run the whole model, and copied to one that cannot.
+
+    Args:
+        folder: of the model.
+        dtype: of its weights: float32, float16 or bfloat16.
+    """
+    key = fingerprint(str(folder), {"versions": _versions(), "dtype": dtype}, with_times=False)
+    return cache_folder(os.environ).parent / "references" / f"{key}.safetensors"
+
+
+def _versions() -> list[str]:
+    import deepspeed
+    import torch
+    import transformers
+
+    return [torch.__version__, transformers.__version__, deepspeed.__version__]
 
 
 def _keep(value: Any) -> Any:
@@ -44,13 +64,11 @@ def _keep(value: Any) -> Any:
 
 def _facts(spec: ModelSpec, context: EngineContext, path: str, before: Transformer) -> dict[str, object]:
     """Return all that the check's outcome depends on, beside the model's files."""
-    import deepspeed
     import torch
-    import transformers
 
     properties: Mapping[str, str] = spec.properties
     return {
-        "versions": [torch.__version__, transformers.__version__, deepspeed.__version__],
+        "versions": _versions(),
         "device": torch.cuda.get_device_name(before.device) if before.device.type == "cuda" else "cpu",
         "ranks": context.world_size,
         "path": path,
