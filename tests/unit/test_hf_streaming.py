@@ -55,9 +55,10 @@ class CountingTokenizer:
 
 
 class CountingStepper:
-    """A stepper whose next token is the sum of all tokens of its slot, modulo 26, as a letter.
+    """A stepper whose likeliest token is the sum of all tokens of its slot, modulo 7, as a letter.
 
-    It refuses whatever a real one could not do: a position that is not the next, a slot used twice.
+    The letter after it is the second. It refuses what a real one could not do: a position that is not the
+    next, a slot used twice.
     """
 
     def __init__(self, slots: int, max_length: int) -> None:
@@ -66,15 +67,20 @@ class CountingStepper:
         self.begun: list[dict[int, int]] = []
 
     def _best(self, slot: int) -> int:
-        return 97 + sum(self.held[slot]) % 26
+        return 97 + sum(self.held[slot]) % 7
 
-    def prefill(self, slot: int, ids: list[int], start: int = 0) -> Any:
+    def _logits(self, slot: int) -> Any:
         import torch
 
+        scores = torch.zeros(128)
+        scores[self._best(slot)], scores[self._best(slot) + 1] = 2, 1
+        return scores
+
+    def prefill(self, slot: int, ids: list[int], start: int = 0) -> Any:
         assert start == len(self.held.get(slot, []) if start else [])
         self.held[slot] = (self.held[slot] if start else []) + list(ids)
         assert len(self.held[slot]) <= self.max_length
-        return torch.nn.functional.one_hot(torch.tensor(self._best(slot)), 128).float()
+        return self._logits(slot)
 
     def prefill_many(self, prompts: dict[int, list[int]]) -> None:
         for slot, ids in prompts.items():
@@ -93,9 +99,7 @@ class CountingStepper:
         return best, dict.fromkeys(best, -1.0)
 
     def logits(self, slot: int) -> Any:
-        import torch
-
-        return torch.nn.functional.one_hot(torch.tensor(self._best(slot)), 128).float()
+        return self._logits(slot)
 
     def release(self, slot: int) -> None:
         self.held.pop(slot, None)
@@ -104,10 +108,16 @@ class CountingStepper:
         pass
 
 
-def expected(prompt: str, count: int) -> str:
+END = ord("c")
+
+
+def expected(prompt: str, least: int, most: int) -> str:
     text = [ord(character) for character in prompt]
-    for _ in range(count):
-        text.append(97 + sum(text) % 26)
+    for number in range(most):
+        likeliest = 97 + sum(text) % 7
+        if likeliest == END and number >= least:
+            break
+        text.append(likeliest + (likeliest == END))
     return "".join(map(chr, text[len(prompt) :]))
 
 
@@ -117,7 +127,9 @@ class Jobs(RuleBasedStateMachine):
     @initialize(runs_ahead=st.booleans(), prefill=st.integers(1, 9), slots=st.integers(1, 4))
     def begin(self, runs_ahead: bool, prefill: int, slots: int) -> None:
         self.slots = slots
-        limits = GenerationLimits(max_tokens=40, prefill_tokens=prefill, runs_ahead=runs_ahead)
+        limits = GenerationLimits(
+            max_tokens=40, prefill_tokens=prefill, runs_ahead=runs_ahead, end_ids=frozenset({END})
+        )
         schema = GenerationSchema("jsonlines", streams=False, tgi_compat=False)
         self.model = TextGenerationModel(CountingStepper(slots, 40), CountingTokenizer(), schema, limits)
         self.asked: dict[int, Any] = {}
@@ -126,21 +138,21 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(
         prompts=st.lists(st.text("abc", min_size=1, max_size=20), min_size=1, max_size=3),
-        count=st.integers(1, 12),
+        most=st.integers(1, 12),
+        least=st.sampled_from([0, 0, 3, 12]),
         is_stream=st.booleans(),
-        penalty=st.sampled_from([1, 1, 1.0001]),
     )
     @precondition(lambda self: self.model.capacity() > 0)
-    def admit(self, prompts: list[str], count: int, is_stream: bool, penalty: float) -> None:
+    def admit(self, prompts: list[str], most: int, least: int, is_stream: bool) -> None:
         import json
 
         self.number += 1
         inputs = prompts[0] if is_stream else prompts
-        parameters = {"max_new_tokens": count, "repetition_penalty": penalty}
+        parameters = {"max_new_tokens": most, "min_new_tokens": least}
         body = json.dumps({"inputs": inputs, "parameters": parameters, "stream": is_stream})
         request = Request(id="r", properties=Properties({}), parts=(Part("data", body.encode()),))
         self.model.admit(self.number, request)
-        self.asked[self.number] = (inputs, count)
+        self.asked[self.number] = (inputs, least, most)
 
     @rule(job=st.integers(1, 30))
     def cancel(self, job: int) -> None:
@@ -161,14 +173,15 @@ class Jobs(RuleBasedStateMachine):
         import json
 
         assert isinstance(event, Done)
-        inputs, count = self.asked.pop(event.job)
+        inputs, least, most = self.asked.pop(event.job)
         if event.response is None:
             lines = [json.loads(line) for line in self.streamed[event.job].splitlines()]
-            assert "".join(line["token"]["text"] for line in lines) == expected(inputs, count)
-            assert lines[-1]["generated_text"] == expected(inputs, count)
+            assert "".join(line["token"]["text"] for line in lines) == expected(inputs, least, most)
+            assert all("generated_text" not in line for line in lines[:-1])
+            assert lines[-1]["generated_text"] == expected(inputs, least, most)
             return
         found = json.loads(bytes(event.response.parts[0].data))
-        assert found == [{"generated_text": expected(prompt, count)} for prompt in inputs]
+        assert found == [{"generated_text": expected(prompt, least, most)} for prompt in inputs]
 
     @invariant()
     def slots_are_not_lost(self) -> None:
