@@ -13,6 +13,7 @@ from frame.api import Buffer, Model, Part, Request, Response, SequenceModel
 from frame.wire.messages import CancelHead, CreditHead, JobHead, Kind, RunHead, run_from_json
 from frame.worker.channel import Channel, Message, PartReader, place_parts
 from frame.worker.inbox import Inbox
+from frame.worker.lockstep import ALONE, Lockstep
 from frame.worker.sequences import SequenceDriver
 from frame.worker.slots import Slot, Work, WorkQueue
 from frame.worker.streams import JobTable
@@ -40,7 +41,7 @@ def echo(request: Request) -> Response:
 class Rig:
     """Sends what a router sends and reads what a worker answers."""
 
-    def __init__(self, model: Model, *, slots: int, ends_on_error: bool) -> None:
+    def __init__(self, model: Model, *, slots: int, ends_on_error: bool, lockstep: Lockstep = ALONE) -> None:
         near, far = socket.socketpair()
         self._near, self._far = near, far
         self.router = Channel(near)
@@ -49,13 +50,22 @@ class Rig:
         self._inbox: WorkQueue = Inbox(self._read)
         self._slots = slots
         self._unread: deque[Message] = deque()
-        self._next_batch = 1
+        self.next_batch = 1
         self.errors: list[Exception] = []
         runner = SequenceDriver if isinstance(model, SequenceModel) else Slot
         self._threads = [
             threading.Thread(
                 target=self._run,
-                args=(runner(model, self._worker, self.jobs, self._inbox, ends_on_error=ends_on_error),),
+                args=(
+                    runner(
+                        model,
+                        self._worker,
+                        self.jobs,
+                        self._inbox,
+                        ends_on_error=ends_on_error,
+                        lockstep=lockstep,
+                    ),
+                ),
                 daemon=True,  # a test that fails must not keep the process
             )
             for _ in range(slots)
@@ -98,16 +108,8 @@ class Rig:
 
     def run(self, jobs: dict[int, Buffer | Sequence[Part]], **properties: str) -> int:
         """Send jobs as one batch and return its number; a body alone is the part `data`."""
-        heads: list[JobHead] = []
-        bodies: list[Buffer] = []
-        large = 0
-        for job, content in jobs.items():
-            parts = [Part("data", content)] if isinstance(content, Buffer) else list(content)
-            placed = place_parts(parts, large)
-            large += sum(index >= 0 for _, _, index in placed)
-            heads.append(JobHead(job, f"request-{job}", dict(properties), placed))
-            bodies += [part.data for part in parts]
-        batch, self._next_batch = self._next_batch, self._next_batch + 1
+        heads, bodies = jobs_of(jobs, properties)
+        batch, self.next_batch = self.next_batch, self.next_batch + 1
         self.router.send(Kind.RUN, RunHead(batch, heads), bodies)
         return batch
 
@@ -152,6 +154,22 @@ class Rig:
         self._helper.join(DEADLINE)
         assert not self._helper.is_alive()
         self._far.close()
+
+
+def jobs_of(
+    jobs: dict[int, Buffer | Sequence[Part]], properties: dict[str, str]
+) -> tuple[list[JobHead], list[Buffer]]:
+    """Return the heads of jobs and the bytes of their parts."""
+    heads: list[JobHead] = []
+    bodies: list[Buffer] = []
+    large = 0
+    for job, content in jobs.items():
+        parts = [Part("data", content)] if isinstance(content, Buffer) else list(content)
+        placed = place_parts(parts, large)
+        large += sum(index >= 0 for _, _, index in placed)
+        heads.append(JobHead(job, f"request-{job}", dict(properties), placed))
+        bodies += [part.data for part in parts]
+    return heads, bodies
 
 
 @contextmanager

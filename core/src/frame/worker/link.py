@@ -115,6 +115,8 @@ def _wait_gone(connections: Sequence[socket.socket]) -> int:
     """Block until one of the connections is closed by its peer; return its place in the list."""
     poll = select.poll()
     places = {connection.fileno(): place for place, connection in enumerate(connections)}
+    if -1 in places:  # closed on this side, before anybody waited
+        return places[-1]
     for descriptor in places:
         poll.register(descriptor, select.POLLRDHUP)
     while True:
