@@ -75,13 +75,13 @@ class FakeRank:
         """Return the heads of the messages of a kind."""
         return [head for found, head, _ in self.got if found is kind]
 
-    async def wait_for(self, kind: Kind) -> dict[str, Any]:
-        """Return the head of the first message of a kind."""
+    async def wait_for(self, kind: Kind, count: int = 1) -> dict[str, Any]:
+        """Return the head of the last message of a kind, once there are so many."""
         async with asyncio.timeout(10):
-            while not self.of_kind(kind):
+            while len(self.of_kind(kind)) < count:
                 self._changed.clear()
                 await self._changed.wait()
-        return self.of_kind(kind)[0]
+        return self.of_kind(kind)[-1]
 
     async def wait_closed(self) -> None:
         """Wait until the router has closed the connection."""
@@ -101,9 +101,8 @@ class FakeRank:
             while data := await reader.read(1 << 16):
                 for frame in decoder.feed(data):
                     kind = Kind(frame.kind)
-                    if kind is not Kind.PING:
-                        self.got.append((kind, json.loads(frame.head), bytes(frame.body)))
-                    elif self.progress is not None:
+                    self.got.append((kind, json.loads(frame.head), bytes(frame.body)))
+                    if kind is Kind.PING and self.progress is not None:
                         self.tell(Kind.PONG, PongHead(self.progress))
                     self._changed.set()
         except ConnectionError:
