@@ -17,7 +17,8 @@ $(READY): constraints.txt $(PROJECTS)
 	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel hatchling editables
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --group dev \
-		-e "core[uvicorn,tls]" -e plugins/python -e "plugins/onnx[cpu]" -e "plugins/torchscript[torch]" -e "plugins/tf[cpu]"
+		-e "core[uvicorn,tls]" -e plugins/python -e "plugins/onnx[cpu]" -e "plugins/torchscript[torch]" -e "plugins/tf[cpu]" \
+		-e plugins/deepspeed
 	touch $(READY)
 
 store: setup
@@ -33,7 +34,8 @@ test: setup
 
 check: setup
 	$(BIN)/ruff check .
-	$(BIN)/mypy core/src plugins/python/src plugins/onnx/src plugins/torchscript/src plugins/tf/src
+	$(BIN)/mypy core/src plugins/python/src plugins/onnx/src plugins/torchscript/src plugins/tf/src \
+		plugins/deepspeed/src
 	$(BIN)/lint-imports
 
 bench: store

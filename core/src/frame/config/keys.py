@@ -109,6 +109,8 @@ MODEL_KEYS: tuple[Key, ...] = (
         doc="Most workers that share one process and one copy of the model."),
     Key(name="option.predict_timeout", kind=float, default=120.0, minimum=0.001,
         doc="Seconds that a batch may run; also from admission to answer without request_timeout."),
+    Key(name="option.group_stall_timeout", kind=float, default=10.0, minimum=0.1,
+        doc="Seconds that a rank may be behind the others of its group before the group starts again."),
     Key(name="option.model_loading_timeout", kind=float, default=240.0, minimum=0.001,
         doc="Seconds a worker may take to load the model."),
     Key(name="option.drain_time", kind=float, default=10.0, minimum=0,

@@ -71,6 +71,7 @@ class ModelConfig:
     metrics_aggregation: int
     slots_per_group: int
     predict_timeout: float
+    group_stall_timeout: float
     model_loading_timeout: float
     drain_time: float
     parallel_loading: bool

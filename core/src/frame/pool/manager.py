@@ -258,8 +258,8 @@ class WorkloadManager:
         if plan.is_maximum_set or not plan.is_on_cpu:
             return None
         others = (pool for pool in self.pools() if label_of(pool.plan) != label_of(plan))
-        busy = sum(pool.busy_workers * pool.plan.group.threads for pool in others if pool.plan.is_on_cpu)
-        return max(0, (self._cpu_threads - busy) // plan.group.threads - plan.min_workers)
+        busy = sum(pool.busy_workers * pool.plan.group.all_threads for pool in others if pool.plan.is_on_cpu)
+        return max(0, (self._cpu_threads - busy) // plan.group.all_threads - plan.min_workers)
 
 
 def _taken(pool: ModelPool) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from frame.config.settings import ModelConfig, memory_needs, worker_limits
 from frame.contract.engines import EngineSpec, RanksRequest
@@ -12,6 +12,7 @@ from frame.policy.adaptive import DEFAULT_MOST, AdaptiveLimits
 from frame.policy.batching import BatchLimits
 from frame.policy.lifecycle import RestartLimits
 from frame.policy.placement import Need, share_threads
+from frame.pool.rank_places import count_accelerators, device_sets, group_counts
 from frame.pool.settings import GroupSettings
 from frame.wire.padding import Padding
 
@@ -97,14 +98,16 @@ def make_plan(
         cores: threads that all workers together may compute with (`cpu_threads`).
         environ: the server's environment; its allow-listed part reaches the workers.
     """
-    ranks = engine.ranks(RanksRequest(options=config.options, accelerators=0, environ=environ))
-    if ranks != 1:
-        raise ConfigError(f"engine {engine.name}: groups of {ranks} ranks cannot be started by this version")
+    ranks = _ranks(config, engine, devices, environ)
+    spans_hosts = engine.listen_address(config.options) is not None
+    sets = device_sets(devices, count_accelerators(devices) if spans_hosts else ranks)
     omp_threads = environ.get("OMP_NUM_THREADS", "")
     threads = int(omp_threads) if omp_threads.isdecimal() and int(omp_threads) > 0 else 1
-    places = tuple(_place(config, names, cores=cores, threads=threads) for names in devices)
+    places = tuple(_place(config, names, cores=cores, threads=threads) for names in sets)
+    if engine.fills_devices:
+        places = _filled(config, places)
     floor = max(1, sum(place.minimum for place in places if place.devices == ("cpu",)))
-    threads = share_threads(threads, cores, floor)
+    threads = share_threads(threads, cores, floor * ranks)
     padding = _padding(config)
     group = GroupSettings(
         name=config.name,
@@ -116,7 +119,7 @@ def make_plan(
         properties=config.properties,
         interpreter=config.pythonExecutable or interpreter,
         environment=config.env,
-        devices=devices[0],
+        devices=sets[0],
         batch_size=config.batch_size,
         threads=threads,
         shares_model=config.shares_model,
@@ -127,6 +130,7 @@ def make_plan(
         drain_timeout=config.drain_time,
         ranks=ranks,
         listen_address=engine.listen_address(config.options),
+        stall_timeout=config.group_stall_timeout,
         server_environment=environ,
     )
     return ModelPlan(
@@ -153,6 +157,34 @@ def make_plan(
         adaptive=_adaptive(config),
         parallel_loading=config.parallel_loading,
         log_every=config.metrics_aggregation if config.log_request_metric else 0,
+    )
+
+
+def _ranks(
+    config: ModelConfig, engine: EngineSpec, devices: Sequence[tuple[str, ...]], environ: Mapping[str, str]
+) -> int:
+    """Return the ranks of a group, as the engine says.
+
+    Raises:
+        ConfigError: the engine cannot have as many as its options ask for.
+    """
+    request = RanksRequest(options=config.options, accelerators=count_accelerators(devices), environ=environ)
+    try:
+        engine.listen_address(config.options)
+        return engine.ranks(request)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _filled(config: ModelConfig, places: tuple[Place, ...]) -> tuple[Place, ...]:
+    """Return the places of an engine with one group on each, of one slot; the CPU has them all."""
+    kind = kind_of(places[0].devices[0])
+    fewest, most = group_counts(config, kind, len(places))
+    if kind == "cpu":
+        return (replace(places[0], minimum=fewest, maximum=most, slots_per_group=1),)
+    return tuple(
+        replace(place, minimum=int(index < fewest), maximum=1, slots_per_group=1)
+        for index, place in enumerate(places[:most])
     )
 
 

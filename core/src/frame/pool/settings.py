@@ -54,6 +54,11 @@ class GroupSettings:
     drain_timeout: float = 10.0
     server_environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def all_threads(self) -> int:
+        """CPU threads that one group computes with."""
+        return self.threads * self.ranks
+
 
 @dataclass(slots=True, kw_only=True)
 class Placement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frame.config.view import shown_model_settings
-from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
+from frame.http.host import ModelView, RankView, WorkerGroupView, WorkerState, WorkerView
 from frame.policy.lifecycle import GroupState
 from frame.policy.wording import without_places
 from frame.pool.group import WorkerGroup
@@ -50,7 +50,11 @@ def _why_short(pool: ModelPool) -> str | None:
 def _group_view(pool: ModelPool, place: Place) -> WorkerGroupView:
     workers = [
         WorkerView(
-            id=group.key * 100 + slot, pid=group.pid, start_time=group.started, state=_state(group, slot)
+            id=group.key * 100 + slot,
+            pid=group.pid,
+            start_time=group.started,
+            state=_state(group, slot),
+            ranks=_rank_views(group),
         )
         for group in pool.groups.values()
         if group.settings.devices == place.devices
@@ -59,6 +63,12 @@ def _group_view(pool: ModelPool, place: Place) -> WorkerGroupView:
     return WorkerGroupView(
         device="+".join(place.devices), min=place.minimum, max=place.maximum, workers=tuple(workers)
     )
+
+
+def _rank_views(group: WorkerGroup) -> tuple[RankView, ...]:
+    if len(group.ranks) < 2:  # noqa: PLR2004  # of one rank, its pid says all
+        return ()
+    return tuple(RankView(rank=hello.rank, pid=hello.pid, host=hello.host) for hello in group.ranks)
 
 
 def _state(group: WorkerGroup, slot: int) -> WorkerState:

@@ -59,9 +59,6 @@ def frame_engines() -> list[EngineSpec]:
             name="python",
             api=(1, 1),
             target="frame_python.engine:PythonEngine",
-            # DJL Serving runs these on its Python engine under MPI; here as one process, until an engine of
-            # several ranks is there to take the names over.
-            aliases=("DeepSpeed", "Rubikon", "MPI"),
             detect=detect,
             options=PythonOptions,
             open_options=True,

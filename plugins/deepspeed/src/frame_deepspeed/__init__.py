@@ -1,0 +1,1 @@
+"""Frame's engine for large models: DeepSpeed on groups of several ranks."""
