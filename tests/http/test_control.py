@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from frame.api import Signature, TensorSpec
 from frame.http.control import create_app
-from frame.http.host import ModelView
+from frame.http.host import ModelView, RankView
 from frame.http.routes import Endpoint, RouteTable, default_table
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from quart.testing.utils import sentinel  # stands for: no JSON body
@@ -171,6 +172,15 @@ def test_malformed_paging_parameter_is_named(query: str) -> None:
 
 def test_page_after_the_last_is_empty() -> None:
     assert asking(FakeHost((WELL,)))("/models?next_page_token=7").json == {"models": []}
+
+
+def test_a_worker_of_several_ranks_is_described_with_them() -> None:
+    plain = group("ready", device="gpu0+gpu1")
+    ranks = (RankView(rank=0, pid=1001, host="a"), RankView(rank=1, pid=7, host="b"))
+    view = model("m", groups=(replace(plain, workers=(replace(plain.workers[0], ranks=ranks),)),))
+    (described,) = asking(FakeHost((view,)))("/models/m").json
+    (worker,) = described["models"][0]["workerGroups"][0]["workers"]
+    assert worker["ranks"] == [{"rank": 0, "pid": 1001, "host": "a"}, {"rank": 1, "pid": 7, "host": "b"}]
 
 
 def test_model_is_described_with_all_that_djl_serving_tells_and_more() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from frame.api import launch_spawn
 from frame.pool.group import WorkerGroup
 from frame.pool.plan import ModelPlan
+from frame.pool.views import view_of
 
 from tests.process.in_process import InProcess, eventually, plans_of, running, settings_of
 from tests.process.probes import is_alive, put_model
@@ -61,7 +63,12 @@ def test_every_rank_gets_a_request_and_rank_0_answers(tmp_path, ranks):
             for number in range(20):
                 body = str(number).encode() * (100_000 if number == 19 else 1)
                 assert await served.ask("m", body) == (200, body + f" 0/{ranks}".encode())
-            return [hello.pid for hello in group.ranks]
+            (worker,) = view_of(served.manager.find("m", None)).groups[0].workers
+            assert [item.rank for item in worker.ranks] == list(range(ranks))
+            assert {item.host for item in worker.ranks} == {socket.gethostname()}
+            assert worker.pid == worker.ranks[0].pid
+            assert group.rss_bytes > ranks << 20
+            return [item.pid for item in worker.ranks]
 
     pids = asyncio.run(scenario())
     assert len(set(pids)) == ranks

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from frame.api import Signature, TensorSpec
-from frame.http.host import ModelView, WorkerGroupView, WorkerState
+from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
 
 Health = Literal["Healthy", "Unhealthy", "PENDING", "FAILED"]
 
@@ -101,17 +101,23 @@ def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
 
 
 def _group(group: WorkerGroupView) -> dict[str, object]:
-    workers = [
-        {
-            "id": worker.id,
-            "pid": worker.pid,
-            "startTime": utc_text(worker.start_time),
-            "status": _WORKER_STATUS[worker.state],
-        }
-        for worker in group.workers
-    ]
+    workers = [_worker(worker) for worker in group.workers]
     device = _device(group.device)
     return {"device": device, "minWorkers": group.min, "maxWorkers": group.max, "workers": workers}
+
+
+def _worker(worker: WorkerView) -> dict[str, object]:
+    described: dict[str, object] = {
+        "id": worker.id,
+        "pid": worker.pid,
+        "startTime": utc_text(worker.start_time),
+        "status": _WORKER_STATUS[worker.state],
+    }
+    if worker.ranks:
+        described["ranks"] = [
+            {"rank": item.rank, "pid": item.pid, "host": item.host} for item in worker.ranks
+        ]
+    return described
 
 
 def _device(name: str) -> dict[str, object]:

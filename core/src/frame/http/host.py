@@ -15,18 +15,29 @@ WorkerState = Literal["starting", "ready", "busy", "draining", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankView:
+    """One process of a group of several, and the host that it runs on."""
+
+    rank: int
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
     """One slot of a group, as DJL Serving counts workers.
 
     Attributes:
-        pid: of the process that holds the slot; None before it said hello.
+        pid: of the process that holds the slot, rank 0 of several; None before it said hello.
         start_time: UTC, aware.
+        ranks: the processes of the group when there are several, once all have said hello.
     """
 
     id: int
     pid: int | None
     start_time: datetime
     state: WorkerState
+    ranks: tuple[RankView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,10 @@ def _ref(name: str) -> Json:
 
 def _schemas() -> Json:
     tensor = _object("name dtype", name=_TEXT, dtype=_TEXT, shape=_array({"type": "integer", "minimum": -1}))
-    worker = _object("id startTime status", id=_COUNT, pid=_COUNT, startTime=_TEXT, status=_TEXT)
+    rank = _object("rank pid host", rank=_COUNT, pid=_COUNT, host=_TEXT)
+    worker = _object(
+        "id startTime status", id=_COUNT, pid=_COUNT, startTime=_TEXT, status=_TEXT, ranks=_array(rank)
+    )
     device = _object("deviceType deviceId", deviceType=_TEXT, deviceId={"type": "integer", "minimum": -1})
     health = _object("status", status={"enum": ["Healthy", "Unhealthy", "PENDING", "FAILED"]}, reason=_TEXT)
     listed = _object(
