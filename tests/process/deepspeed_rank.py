@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from frame.api import EngineContext, ModelSpec
 from frame_deepspeed.built_in import load_built_in
 from frame_deepspeed.collectives import share_first
 from frame_deepspeed.engine import DeepSpeedEngine
+from frame_deepspeed.options import DeepSpeedOptions
 from frame_deepspeed.sharding import ShardSettings, shard
 from frame_python.handlers.replays import Runner, StepRunner
 from frame_python.handlers.self_check import CheckSettings, SelfCheck, SelfCheckError
@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 CONTEXT = EngineContext(devices=("cpu",), rank=RANK, world_size=RANKS)
-OPTIONS = SimpleNamespace(max_rolling_batch_size=4, max_tokens=64, all_reduce="gloo")
+OPTIONS = DeepSpeedOptions(max_rolling_batch_size=4, max_tokens=64, all_reduce="gloo")
 
 
 def swapped(model: Any, settings: ShardSettings) -> Any:

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from frame.api import Done, EngineContext, Model, ModelSpec, Part, Request, Response, SequenceModel
 from frame.contract.properties import Properties
 from frame_deepspeed.built_in import load_built_in
+from frame_deepspeed.options import DeepSpeedOptions
 from frame_deepspeed.quantizing import quantize_weights
 from frame_deepspeed.sharding import ShardSettings
 from transformers import AutoModelForCausalLM
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(folder: Path, transform: Callable[[Any, ShardSettings], Any] | None = None, **options: Any) -> Model:
     """Load a folder with options as the engine would."""
-    given = SimpleNamespace(**{"max_rolling_batch_size": 4, "max_tokens": 128, **options})
+    given = DeepSpeedOptions(**{"max_rolling_batch_size": 4, "max_tokens": 128, **options})
     spec = ModelSpec(
         name="m", version=None, path=str(folder), model_file=None, options=given,
         properties={key: str(value) for key, value in options.items()},
@@ -163,8 +163,9 @@ def test_encoder_is_checked(tmp_path: Path) -> None:
         load(folder, wrong, path="inject", on_self_check="fail", dtype="fp32")
 
 
-def test_int8_weights_take_a_quarter_and_pass_their_check(gptj: Path) -> None:
-    model = load(gptj, quantize="dynamic_int8")
+@pytest.mark.parametrize("options", [{"quantize": "dynamic_int8"}, {"dtype": "int8"}])
+def test_int8_weights_take_a_quarter_and_pass_their_check(gptj: Path, options: dict[str, str]) -> None:
+    model = load(gptj, **options)
     assert model.self_check["result"] == "passed"  # type: ignore[attr-defined]
     plain = AutoModelForCausalLM.from_pretrained(gptj, dtype=torch.float32)
     before = plain.transformer.h[0].mlp.fc_in.weight.clone()

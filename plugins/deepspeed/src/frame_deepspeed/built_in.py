@@ -12,10 +12,6 @@ from typing import Any
 
 import torch
 from frame.api import EngineContext, Model, ModelSpec
-from frame_deepspeed.checking import check_settings, explain_broken, explain_failure, refuse_what_is_missing
-from frame_deepspeed.collectives import join_ranks, own_device
-from frame_deepspeed.placing import loads_on_device, weights_bytes
-from frame_deepspeed.sharding import ShardSettings, candidate_paths, read_config, shard
 from frame_python.answers import is_out_of_memory
 from frame_python.handlers.built_in import build_model
 from frame_python.handlers.loading import (
@@ -31,6 +27,18 @@ from frame_python.handlers.self_check import SelfCheck, SelfCheckError
 from frame_python.handlers.stepping import EagerStepper, MakeStepper, SoloStepper, place_of
 from frame_python.handlers.text_generation import TextGenerationModel
 from frame_python.handlers.verdicts import Report
+
+from frame_deepspeed.checking import (
+    check_settings,
+    explain_broken,
+    explain_failure,
+    int8_option,
+    refuse_what_is_missing,
+)
+from frame_deepspeed.collectives import join_ranks, own_device
+from frame_deepspeed.options import DeepSpeedOptions
+from frame_deepspeed.placing import loads_on_device, weights_bytes
+from frame_deepspeed.sharding import ShardSettings, candidate_paths, read_config, shard
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +56,18 @@ def load_built_in(spec: ModelSpec, context: EngineContext, *, transform: Transfo
     Raises:
         ValueError: an option or a file is wrong, or the transformed model is not what it was before.
     """
-    options = spec.options
+    options: DeepSpeedOptions = spec.options
     refuse_what_is_missing(options)
     device = torch_device(own_device(context.devices, os.environ))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # before the ranks join: NCCL takes the current one
     join_ranks(context.world_size)
-    quantize = getattr(options, "quantize", None)
+    quantize = int8_option(options)
     paths = candidate_paths(
-        "eager" if quantize else getattr(options, "path", "auto"),
-        injects=getattr(options, "replace_with_kernel_inject", None),
+        "eager" if quantize else options.path,
+        injects=options.replace_with_kernel_inject,
         on_gpu=any(device.startswith("gpu") for device in context.devices),
-        falls_back=getattr(options, "on_self_check", "fallback") == "fallback",
+        falls_back=options.on_self_check == "fallback",
     )
     for path, following in zip(paths, (*paths[1:], None), strict=True):
         try:
@@ -100,6 +108,8 @@ class _Load:
         if self.path == "inject":
             # The kernels keep keys and values themselves, of one batch that begins and ends together.
             options = replace(options, rolling_batch="disable")
+        if options.dtype == "int8":
+            options = replace(options, dtype=None)  # of what is not quantized, and of what is computed
         place = self._choose_place(options)
         if place != self.device:  # there, dtype would be chosen for the processor
             name = str(choose_dtype(options.dtype, self.device)).removeprefix("torch.")
@@ -144,22 +154,23 @@ class _Load:
     def _prepare(self, before: Transformer, options: TransformersOptions) -> Any:
         """Take the reference of the model before, then transform it."""
         settings = self._shard_settings(before)
-        if getattr(self.spec.options, "on_self_check", "fallback") != "off":
+        if self.spec.options.on_self_check != "off":
             self.check = self._look_before(before, options, settings)
         return self.transform(before.model, settings)
 
     def _shard_settings(self, before: Transformer) -> ShardSettings:
-        options, degree = self.spec.options, self.context.world_size
-        config_path = getattr(options, "deepspeed_config_path", None)
+        options: DeepSpeedOptions = self.spec.options
+        degree = self.context.world_size
+        config_path = options.deepspeed_config_path
         return ShardSettings(
             degree=degree,
             kernel_inject=self.path == "inject",
             max_tokens=before.max_tokens,
-            enable_cuda_graph=getattr(options, "enable_cuda_graph", False),
-            triangular_masking=getattr(options, "triangular_masking", True),
-            return_tuple=getattr(options, "return_tuple", True),
-            training_mp_size=getattr(options, "training_mp_size", 1),
-            quantize=bool(getattr(options, "quantize", None)),
+            enable_cuda_graph=options.enable_cuda_graph,
+            triangular_masking=options.triangular_masking,
+            return_tuple=options.return_tuple,
+            training_mp_size=options.training_mp_size,
+            quantize=int8_option(options) is not None,
             config=read_config(config_path, folder=self.spec.path, degree=degree) if config_path else None,
         )
 
@@ -197,7 +208,7 @@ class _Load:
 
     def _unchecked(self, loaded: Transformer) -> Report:
         why = "nothing was done to the model"
-        if getattr(self.spec.options, "on_self_check", "fallback") == "off":
+        if self.spec.options.on_self_check == "off":
             why = "option.on_self_check=off"
         elif loaded.task == "text2text-generation":
             why = f"there is none for the task {loaded.task}"

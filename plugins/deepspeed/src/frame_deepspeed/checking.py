@@ -14,19 +14,20 @@ from frame_python.handlers.self_check import CheckSettings
 from frame_python.handlers.verdicts import Report, tolerance_for
 
 from frame_deepspeed.collectives import share_first
+from frame_deepspeed.options import DeepSpeedOptions
 
 
 def check_settings(spec: ModelSpec, context: EngineContext, path: str, before: Transformer) -> CheckSettings:
     """Return how to check a model that goes `path` on this rank."""
-    options = spec.options
+    options: DeepSpeedOptions = spec.options
     dtype = str(before.dtype).removeprefix("torch.")
-    is_quantized = bool(getattr(options, "quantize", None))
+    is_quantized = int8_option(options) is not None
     facts = _facts(spec, context, path, before)
     return CheckSettings(
         model=spec.name,
         path=path,
         tolerance=tolerance_for(dtype, is_quantized=is_quantized),
-        timeout=float(getattr(options, "self_check_timeout", 60.0)),
+        timeout=float(options.self_check_timeout),
         key=fingerprint(str(before.folder), facts, with_times=True) if context.rank == 0 else "",
         saved_reference=reference_path(before.folder, dtype) if context.rank == 0 else None,
         is_alone=context.world_size == 1,
@@ -79,14 +80,18 @@ def _facts(spec: ModelSpec, context: EngineContext, path: str, before: Transform
 
 
 def explain_failure(report: Report, path: str, *, degree: int, quantize: str | None) -> str:
-    """Return the load's error: what is wrong, which option it comes from, what to do."""
+    """Return the load's error: what is wrong, which option it comes from, what to do.
+
+    Args:
+        quantize: see `int8_option`.
+    """
     if path == "inject":
         cause = "option.replace_with_kernel_inject: the model with DeepSpeed's kernels"
         remedy = "set option.replace_with_kernel_inject=false, or install transformers 4.44"
     elif path == "graph":
         cause, remedy = "option.path=graph: the compiled model", "set option.path=eager"
     elif quantize:
-        cause, remedy = f"option.quantize={quantize}: the quantized model", "remove option.quantize"
+        cause, remedy = f"{quantize}: the quantized model", f"remove {quantize}"
     else:
         cause = f"option.tensor_parallel_degree={degree}: the model cut over {degree} ranks"
         remedy = "set option.tensor_parallel_degree=1, or install another version of deepspeed"
@@ -105,13 +110,20 @@ def explain_broken(error: Exception, model: Any, degree: int) -> str:
     )
 
 
-def refuse_what_is_missing(options: Any) -> None:
+def int8_option(options: DeepSpeedOptions) -> str | None:
+    """Return the option that asks for weights of 8 bits, None when there is none."""
+    if options.quantize:
+        return f"option.quantize={options.quantize}"
+    return "option.dtype=int8" if options.dtype == "int8" else None
+
+
+def refuse_what_is_missing(options: DeepSpeedOptions) -> None:
     """Refuse options of DJL Serving's handler that would be silently ignored.
 
     Raises:
         ValueError: names the option and what to do instead.
     """
-    quantize = getattr(options, "quantize", None)
+    quantize = options.quantize
     if quantize not in {None, "", "dynamic_int8"}:
         raise ValueError(
             f"option.quantize={quantize}: there is dynamic_int8; smoothquant needs DJL Serving's DeepSpeed"

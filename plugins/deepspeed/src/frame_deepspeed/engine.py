@@ -6,15 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from frame.api import Engine, EngineContext, Model, ModelSpec, Request, RequestError, Response, ResponseStream
+from frame_python.engine import PythonEngine
+from frame_python.loading import find_entry_point
+
 from frame_deepspeed.after_import import after_import
 from frame_deepspeed.collectives import choose_when_joining, leave_ranks
 from frame_deepspeed.compat import find_attributes_on_module, warn_of_known_faults
+from frame_deepspeed.options import DeepSpeedOptions
 from frame_deepspeed.seeding import combined_seed, seed_generators
-from frame_python.engine import PythonEngine
-from frame_python.loading import find_entry_point
 
 Answers = Sequence[Response | ResponseStream | RequestError]
 
@@ -78,16 +79,16 @@ class DeepSpeedEngine(Engine):
             self._python.close()
             leave_ranks()
 
-    def prepare_libraries(self, options: Any) -> None:
+    def prepare_libraries(self, options: DeepSpeedOptions) -> None:
         """Mend and set up torch and DeepSpeed as soon as somebody imports them, not before."""
         threads = self.context.threads
         has_gpu = any(device.startswith("gpu") for device in self.context.devices)
-        wanted = str(getattr(options, "all_reduce", "auto"))
+        wanted = options.all_reduce
         after_import("torch", lambda torch: torch.set_num_threads(threads))
         after_import(
             "deepspeed.comm.torch", lambda module: choose_when_joining(module, wanted, has_gpu=has_gpu)
         )
-        if getattr(options, "compat", "on") != "off":
+        if options.compat != "off":
             after_import("deepspeed.inference.engine", find_attributes_on_module)
         after_import("deepspeed", warn_of_known_faults)
 
