@@ -58,13 +58,14 @@ class CountingStepper:
     """A stepper whose likeliest token is the sum of all tokens of its slot, modulo 7, as a letter.
 
     The letter after it is the second. It refuses what a real one could not do: a position that is not the
-    next, a slot used twice.
+    next, a slot used twice, logits that are gone.
     """
 
     def __init__(self, slots: int, max_length: int) -> None:
         self.slots, self.max_length = slots, max_length
         self.held: dict[int, list[int]] = {}
         self.begun: list[dict[int, int]] = []
+        self.fresh: set[int] = set()
 
     def _best(self, slot: int) -> int:
         return 97 + sum(self.held[slot]) % 7
@@ -80,11 +81,13 @@ class CountingStepper:
         assert start == len(self.held.get(slot, []) if start else [])
         self.held[slot] = (self.held[slot] if start else []) + list(ids)
         assert len(self.held[slot]) <= self.max_length
+        self.fresh = {slot}
         return self._logits(slot)
 
     def prefill_many(self, prompts: dict[int, list[int]]) -> None:
         for slot, ids in prompts.items():
             self.prefill(slot, ids)
+        self.fresh = set(prompts)
 
     def begin(self, active: list[int], tokens: dict[int, int] | None = None) -> None:
         assert len(set(active)) == len(active) > 0
@@ -93,12 +96,14 @@ class CountingStepper:
             assert len(self.held[slot]) <= self.max_length + 1  # one ahead
         self.begun.append({slot: self._best(slot) for slot in active})
         assert len(self.begun) <= 2
+        self.fresh = set(active)
 
     def end(self) -> tuple[dict[int, int], dict[int, float]]:
         best = self.begun.pop(0)
         return best, dict.fromkeys(best, -1.0)
 
     def logits(self, slot: int) -> Any:
+        assert slot in self.fresh  # no prompt and no other step overwrote them
         return self._logits(slot)
 
     def release(self, slot: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from frame.api import Chunk, Done, Failed, JobId, Request, SequenceModel
 
 from frame_python.handlers.prompts import encode_prompt
@@ -16,6 +17,8 @@ from frame_python.handlers.sequence import RunningText, begin_text
 from frame_python.handlers.stepping import Stepper, best_of
 
 Event = Chunk | Done | Failed
+_ALONE = 4
+"""So many times the usual prompt tokens are taken at once while no text is waiting for its next token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,7 @@ class TextGenerationModel(SequenceModel):
         self._placed: dict[int, RunningText] = {}
         self._flight: deque[dict[int, RunningText]] = deque()
         self._digest = 0
+        self._has_put_off = False
 
     def capacity(self) -> int:
         """See `SequenceModel`."""
@@ -110,7 +114,15 @@ class TextGenerationModel(SequenceModel):
     def step(self) -> Sequence[Event]:
         """Take some prompt tokens, and one token for each text whose prompt is in."""
         self._place()
-        chosen = [*self._prefill(), *self._decode()]
+        chosen = list(self._prefill())
+        if chosen and not self._has_put_off:
+            # First tokens go out now, not after the step that they join; never twice in a row, so that a
+            # stream of new prompts does not stop those that run.
+            self._has_put_off = True
+            self._begin_early()
+        else:
+            self._has_put_off = False
+            chosen += self._decode()
         self._digest = _digest_of([(slot, token.id) for slot, _, token in chosen])
         for _, text, _ in chosen:
             if text.finish_reason:
@@ -143,17 +155,24 @@ class TextGenerationModel(SequenceModel):
         whole, parts = self._choose_prompts()
         if whole:
             self._stepper.prefill_many({slot: text.ids for slot, text in whole.items()})
-            for slot, text in whole.items():
+            logits = [self._stepper.logits(slot) for slot in whole]
+            best = best_of(torch.stack(logits)).T.tolist()  # one copy from the device for all
+            for (slot, text), scores, (token, log_prob) in zip(whole.items(), logits, best, strict=True):
                 text.taken = text.prompt_length
-                yield slot, text, self._choose_first(text, self._stepper.logits(slot))
+                if text.takes_likeliest:
+                    yield slot, text, text.take(int(token), log_prob)
+                else:
+                    yield slot, text, self._take_chosen(text, scores)
         for slot, text, size in parts:
-            logits = self._take_prompt(slot, text, size)
+            scores = self._take_prompt(slot, text, size)
             if text.taken == text.prompt_length:
-                yield slot, text, self._choose_first(text, logits)
+                yield slot, text, self._choose_first(text, scores)
 
     def _choose_prompts(self) -> tuple[dict[int, RunningText], list[tuple[int, RunningText, int]]]:
         """Return the prompts that fit whole before the next step, and of others how many tokens do."""
         left = self._limits.prefill_tokens
+        if not any(text.is_decoding for text in self._placed.values()):
+            left *= _ALONE  # there is nobody to stop
         whole: dict[int, RunningText] = {}
         parts = []
         for slot, text in self._placed.items():
@@ -198,7 +217,7 @@ class TextGenerationModel(SequenceModel):
         """End the oldest step begun, with the next one begun before where that is possible."""
         if not self._flight:
             self._begin({})
-        if self._limits.runs_ahead and len(self._flight) == 1 and self._may_run_ahead():
+        if self._limits.runs_ahead and len(self._flight) == 1 and self._needs_no_logits():
             self._begin(self._flight[0])
         if not self._flight:
             return
@@ -212,6 +231,11 @@ class TextGenerationModel(SequenceModel):
                 yield slot, text, text.take(tokens[slot], log_probs[slot])
             else:
                 yield slot, text, self._take_chosen(text, self._stepper.logits(slot))
+
+    def _begin_early(self) -> None:
+        """Let the device work while the host sends first tokens."""
+        if self._limits.runs_ahead and not self._flight and self._needs_no_logits():
+            self._begin({})
 
     def _begin(self, in_flight: dict[int, RunningText]) -> None:
         """Begin a step of all texts that want one; those in flight go on from what the stepper chooses."""
@@ -228,9 +252,9 @@ class TextGenerationModel(SequenceModel):
             text.begun += 1
         self._flight.append(texts)
 
-    def _may_run_ahead(self) -> bool:
-        """Whether no logits of the step in flight are needed: the next one overwrites them."""
-        return all(text.takes_likeliest for text in self._flight[0].values() if not text.finish_reason)
+    def _needs_no_logits(self) -> bool:
+        """Whether all texts take the likeliest token: the next step, or a prompt, overwrites the logits."""
+        return all(text.takes_likeliest for text in self._placed.values() if text.is_decoding)
 
     def _take_chosen(self, text: RunningText, logits: Any) -> Token:
         token, log_prob = text.sampler.choose(logits, text.ids)
