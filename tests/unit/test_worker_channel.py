@@ -9,10 +9,12 @@ import time
 
 import pytest
 from frame.api import Part
+from frame.wire.addresses import TcpAddress
 from frame.wire.frames import WireError, frame_header
-from frame.wire.messages import EndHead, Kind, StageHead
+from frame.wire.messages import AnswerHead, AnswersHead, EndHead, Kind, StageHead
 from frame.wire.parts import MEMFD_BYTES, append, open_memfd
 from frame.worker.channel import Channel, PartReader, place_parts
+from frame.worker.sockets import connect
 
 DEADLINE = 10.0
 
@@ -152,3 +154,53 @@ def test_sent_parts_leave_no_descriptor_behind(channels):
     assert len(message.buffers) == 4
     del message
     assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.fixture
+def tcp_channels():
+    """Two ends of one TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = connect(TcpAddress(*listener.getsockname()), DEADLINE)
+        far, _ = listener.accept()
+    with near, far:
+        yield Channel(near), Channel(far)
+
+
+def test_over_tcp_large_parts_are_inline_beside_small_ones(tcp_channels):
+    near, far = tcp_channels
+    bodies = [b"small", b"x" * MEMFD_BYTES, b"", b"y" * (MEMFD_BYTES + 1)]
+    parts = [Part("data", body) for body in bodies]
+    answers = AnswersHead(
+        batch=1, jobs=[AnswerHead(id=1, status=200, message="OK", parts=place_parts(parts))]
+    )
+    stream = AnswerHead(id=2, status=200, message="OK", parts=place_parts(parts[1:2]))
+
+    def send():
+        near.send(Kind.ANSWERS, answers, bodies)
+        near.send(Kind.STREAM, stream, bodies[1:2])
+        near.send(Kind.END, EndHead(2))
+
+    sender = in_thread(send)
+    first, second, _ = read(far, 3)
+    sender.join(DEADLINE)
+    assert [
+        bytes(part.data) for part in PartReader(first.buffers).take(first.head["jobs"][0]["parts"])
+    ] == bodies
+    assert [bytes(part.data) for part in PartReader(second.buffers).take(second.head["parts"])] == bodies[1:2]
+
+
+def test_a_tcp_connection_fails_when_its_peer_is_lost_for_so_long(tcp_channels):
+    near, _ = tcp_channels
+    near.notice_loss(10)
+    ours = near._socket
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+    idle, interval, count = (
+        ours.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    )
+    assert idle + interval * count <= 10
+
+
+def test_a_unix_socket_needs_nothing_to_notice_a_lost_peer(channels):
+    channels[0].notice_loss(10)
