@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from frame.api import EngineSpec
-from frame.errors import ConfigError
 from frame.pool.environ import ALLOWED_NAMES, ALLOWED_PREFIXES, is_allowed, worker_environment
 from frame.pool.environments import EnvironmentRequest, _key
 from frame.pool.manager import version_order
-from frame.pool.plan import make_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.pool_plans import model_config, plan
+from tests.unit.pool_plans import plan
 
 # --- environment variables ------------------------------------------------------------------------
 
@@ -168,17 +164,3 @@ def test_threads_and_the_default_of_workers_follow_the_environment(environ, thre
 def test_a_log_of_times_is_kept_only_when_asked_for():
     assert plan("log_request_metric=true\nmetrics_aggregation=50").log_every == 50
     assert plan("metrics_aggregation=50").log_every == 0
-
-
-def test_an_engine_of_several_ranks_is_refused_until_groups_can_have_them():
-    engine = EngineSpec(name="wide", api=(1, 1), target="wide:Wide", ranks=lambda _: 2)
-    with pytest.raises(ConfigError, match="engine wide: groups of 2 ranks"):
-        make_plan(
-            model_config(spec=engine),
-            engine,
-            url="file:///store/m/",
-            interpreter=sys.executable,
-            devices=(("cpu",),),
-            cores=1,
-            environ={},
-        )
