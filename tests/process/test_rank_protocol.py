@@ -31,7 +31,8 @@ LARGE = 3 << 20  # bytes; over a Unix socket it would travel as a descriptor
 class Played:
     """A group whose launcher waits at a gate, and whose ranks the test plays; it is its own listener."""
 
-    def __init__(self, folder: Path, ranks: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, ranks: int, settings: Mapping[str, Any], at_start: str) -> None:
+        self.at_start = at_start
         self.gate = folder / "gate"
         os.mkfifo(self.gate)
         self.launched: LaunchRequest | None = None
@@ -58,17 +59,20 @@ class Played:
 
     def _launch(self, request: LaunchRequest) -> LaunchCommand:
         self.launched = request
-        return LaunchCommand(("/bin/sh", "-c", f"read line < {self.gate}"), request.environment)
+        script = f"{self.at_start}; exec 3<>{self.gate}; read line <&3; exit 1"
+        return LaunchCommand(("/bin/sh", "-c", script), request.environment)
 
     async def let_launcher_end(self) -> None:
-        """Let the launcher exit with 1, since the line that it reads has no end."""
+        """Let the launcher exit with 1."""
         await eventually(self._open_gate)
 
     def _open_gate(self) -> bool:
         try:
-            os.close(os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK))
+            gate = os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:  # the launcher is not there yet
             return False
+        os.write(gate, b"\n")
+        os.close(gate)
         return True
 
     def group_loaded(self, group: WorkerGroup) -> None:
@@ -106,8 +110,10 @@ class Played:
 
 
 @asynccontextmanager
-async def played(folder: Path, ranks: int = 2, **settings: Any) -> AsyncIterator[Played]:
-    made = Played(folder, ranks, settings)
+async def played(
+    folder: Path, ranks: int = 2, *, at_start: str = ":", **settings: Any
+) -> AsyncIterator[Played]:
+    made = Played(folder, ranks, settings, at_start)
     made.task = asyncio.ensure_future(made.group.run())
     try:
         yield made
@@ -286,5 +292,33 @@ def test_an_answer_of_another_rank_than_0_ends_the_group_and_reaches_nobody(tmp_
             end = await made.end()
             assert (end.kind, made.answered) == ("died", [])
             assert end.cause == "rank 1 sent what only rank 0 may send (message kind 22)"
+
+    asyncio.run(scenario())
+
+
+def test_a_launcher_may_clean_up_when_its_group_is_killed(tmp_path):
+    session = tmp_path / "session"
+
+    async def scenario() -> None:
+        at_start = f"touch {session}; trap 'rm {session}; exit 143' TERM"
+        async with played(tmp_path, at_start=at_start) as made:
+            await made.load()
+            assert session.exists()
+            made.group.kill("hung", "of the test")
+            assert (await made.end()).cause == "of the test"
+            assert not session.exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_launcher_that_does_not_end_is_killed(tmp_path, is_loaded):
+    async def scenario() -> None:
+        async with played(tmp_path, at_start=f"trap '' TERM; touch {tmp_path}/ready") as made:
+            await eventually((tmp_path / "ready").exists)
+            if is_loaded:
+                await made.load()
+            made.group.kill("hung", "of the test")
+            assert (await made.end()).cause == "of the test"
 
     asyncio.run(scenario())

@@ -22,6 +22,8 @@ from frame.pool.settings import GroupSettings
 from frame.wire.addresses import TcpAddress, UnixAddress
 from frame.worker.__main__ import TOKEN_VARIABLE
 
+_TERM_GRACE = 2.0
+"""Seconds from TERM to KILL: mpirun ends in 0.6, and leaves its session folder behind when killed."""
 _KILL_WAIT = 10.0
 """Seconds until a killed process must be gone; only one stuck in the kernel takes longer."""
 
@@ -47,13 +49,14 @@ class GroupProcess:
 
     async def _end_process(self, grace: float) -> Exit:
         was_forced = False
-        for wait, number in ((grace, signal.SIGTERM), (min(2.0, grace), signal.SIGKILL)):
+        for wait, number in ((grace, signal.SIGTERM), (_TERM_GRACE, signal.SIGKILL)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     return Exit(await self.process.wait(), was_forced)
             was_forced = True
-            with suppress(ProcessLookupError):
-                self.process.send_signal(number)
+            if number == signal.SIGKILL:
+                self.ranks.kill()
+            self._signal(number)
         async with asyncio.timeout(_KILL_WAIT):
             return Exit(await self.process.wait(), was_forced)
 
@@ -87,10 +90,17 @@ class GroupProcess:
         self.close_listener()
 
     def kill(self) -> None:
-        """End the process now, the ranks before their launcher: it could not end them any more."""
+        """End the process now; of several ranks the ranks, and soon their launcher, which has to clean up."""
+        if not self.is_launcher:
+            self._signal(signal.SIGKILL)
+            return
         self.ranks.kill()
+        self._signal(signal.SIGTERM)
+        asyncio.get_running_loop().call_later(_TERM_GRACE, self._signal, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            self.process.kill()
+            self.process.send_signal(number)
 
     def close_listener(self) -> None:
         """Stop to listen and remove the socket's file. Idempotent."""
