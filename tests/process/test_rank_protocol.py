@@ -300,10 +300,10 @@ def test_a_launcher_may_clean_up_when_its_group_is_killed(tmp_path):
     session = tmp_path / "session"
 
     async def scenario() -> None:
-        at_start = f"touch {session}; trap 'rm {session}; exit 143' TERM"
+        at_start = f"trap 'rm {session}; exit 143' TERM; touch {session}"
         async with played(tmp_path, at_start=at_start) as made:
             await made.load()
-            assert session.exists()
+            await eventually(session.exists)
             made.group.kill("hung", "of the test")
             assert (await made.end()).cause == "of the test"
             assert not session.exists()
