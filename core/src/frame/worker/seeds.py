@@ -28,10 +28,9 @@ def requested_seed(properties: Mapping[str, str]) -> int | None:
     Raises:
         RequestError: 400, what it sent is none.
     """
-    text = properties.get(SEED_HEADER)
-    if text is None:
+    if SEED_HEADER not in properties:  # `get` would raise and catch a KeyError for nearly every request
         return None
-    digits = text.strip()
+    digits = properties[SEED_HEADER].strip()
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > SEED_BITS or int(digits) >> SEED_BITS:
         raise RequestError(400, f"{SEED_HEADER}: expected a whole number from 0 to 2**63 - 1")
     return int(digits)
