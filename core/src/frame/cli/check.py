@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from frame.cli.plans import Planner, depends_on_machine, group_devices, with_entries
+from frame.cli.settings import CommandSettings
 from frame.config.settings import ModelConfig, ServerConfig, WorkerLimits, worker_limits
 from frame.config.view import ShownSetting, shown_model_settings, shown_server_settings
-from frame.store.catalog import Catalog, CatalogEntry
+from frame.pool.cgroups import usable_cores
+from frame.pool.plan import ModelPlan
+from frame.store.catalog import Catalog, CatalogEntry, build_catalog
+
+Label = tuple[str, str | None]
+"""A model's name and version."""
+
+
+def check_models(settings: CommandSettings, *, as_json: bool) -> tuple[Catalog, str]:
+    """Read and plan the models that `frame serve` would serve here; return them and the report."""
+    catalog = build_catalog(
+        settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
+    )
+    engines = {spec.name: spec for spec in settings.plugins.engines}
+    planner = Planner(engines, settings.environ, settings.server.cpu_threads or usable_cores())
+    planned = planner.plan(catalog, depends_on_machine)
+    catalog = with_entries(catalog, planned)
+    plans = {
+        (model.entry.name, model.entry.version): model.plan
+        for model in planned
+        if model.plan is not None and model.plan.group.engine.fills_devices
+    }
+    return catalog, render_check(catalog, settings.server, as_json=as_json, plans=plans)
 
 
 def check_exit_code(catalog: Catalog) -> int:
@@ -24,20 +48,26 @@ def render_check(
     as_json: bool,
     cores: int | None = None,
     omp_num_threads: int = 1,
+    plans: Mapping[Label, ModelPlan] | None = None,
 ) -> str:
     """Return the report as text, or as JSON with every setting.
 
     Args:
         cores: None asks the operating system.
+        plans: of the models whose groups fill the devices of this machine.
     """
     cores = cores or len(os.sched_getaffinity(0))
+    plans = plans or {}
     workers = {
         id(entry): _workers(entry.config, cores, omp_num_threads)
         for entry in catalog.entries
         if entry.config is not None
     }
     if as_json:
-        models = [_entry_json(entry, workers.get(id(entry), {})) for entry in catalog.entries]
+        models = [
+            _entry_json(entry, workers.get(id(entry), {}), plans.get((entry.name, entry.version)))
+            for entry in catalog.entries
+        ]
         report = {
             "models": models,
             "problems": catalog.problems,
@@ -49,7 +79,8 @@ def render_check(
     lines += _changed_settings(shown_server_settings(server_config))
     lines += _marked((*server_config.warnings, *catalog.warnings), catalog.problems)
     for entry in catalog.entries:
-        lines += ["", *_entry_text(entry, workers.get(id(entry), {}))]
+        plan = plans.get((entry.name, entry.version))
+        lines += ["", *_entry_text(entry, workers.get(id(entry), {}), plan)]
     lines += ["", _summary(catalog)]
     return "\n".join(lines)
 
@@ -61,24 +92,30 @@ def _workers(config: ModelConfig, cores: int, omp_num_threads: int) -> dict[str,
     return {kind: worker_limits(config, kind, cores=cores, omp_num_threads=omp_num_threads) for kind in types}
 
 
-def _entry_text(entry: CatalogEntry, workers: dict[str, WorkerLimits]) -> list[str]:
+def _entry_text(entry: CatalogEntry, workers: dict[str, WorkerLimits], plan: ModelPlan | None) -> list[str]:
     name = f"{entry.name}:{entry.version}" if entry.version else entry.name
     config = entry.config
     if config is None:
         return [f"{name}  REFUSED  {entry.url}", *_marked((), entry.problems)]
-    limits = ", ".join(
-        f"{low_high.minimum}-{low_high.maximum} on {kind}" for kind, low_high in workers.items()
-    )
-    if set(workers) == {"cpu", "gpu"}:
-        cpu, gpu = workers["cpu"], workers["gpu"]
-        limits = f"{cpu.minimum}-{cpu.maximum}; where there are GPUs {gpu.minimum}-{gpu.maximum} on each"
     return [
         f"{name}  {config.engine} ({entry.reason})",
         f"  from     {entry.url}",
-        f"  workers  {limits}",
+        f"  workers  {_limits_text(workers) if plan is None else _groups_text(plan)}",
         *_changed_settings(shown_model_settings(config)),
         *_marked(config.warnings, ()),
     ]
+
+
+def _limits_text(workers: dict[str, WorkerLimits]) -> str:
+    if set(workers) == {"cpu", "gpu"}:
+        cpu, gpu = workers["cpu"], workers["gpu"]
+        return f"{cpu.minimum}-{cpu.maximum}; where there are GPUs {gpu.minimum}-{gpu.maximum} on each"
+    return ", ".join(f"{low_high.minimum}-{low_high.maximum} on {kind}" for kind, low_high in workers.items())
+
+
+def _groups_text(plan: ModelPlan) -> str:
+    ranks = "1 rank" if plan.group.ranks == 1 else f"{plan.group.ranks} ranks"
+    return f"{plan.min_workers}-{plan.max_workers}, each of {ranks}, on {';'.join(group_devices(plan))}"
 
 
 def _changed_settings(settings: dict[str, ShownSetting]) -> list[str]:
@@ -98,9 +135,12 @@ def _summary(catalog: Catalog) -> str:
     return f"{served} of {served + refused} models would be served"
 
 
-def _entry_json(entry: CatalogEntry, workers: dict[str, WorkerLimits]) -> dict[str, Any]:
+def _entry_json(
+    entry: CatalogEntry, workers: dict[str, WorkerLimits], plan: ModelPlan | None
+) -> dict[str, Any]:
     config = entry.config
-    return {
+    shown: dict[str, Any] = {} if plan is None else {"groups": _groups_json(plan)}
+    return shown | {
         "name": entry.name,
         "version": entry.version,
         "url": entry.url,
@@ -112,6 +152,15 @@ def _entry_json(entry: CatalogEntry, workers: dict[str, WorkerLimits]) -> dict[s
         "settings": _settings_json(shown_model_settings(config)) if config else {},
         "warnings": config.warnings if config else (),
         "problems": entry.problems,
+    }
+
+
+def _groups_json(plan: ModelPlan) -> dict[str, Any]:
+    return {
+        "min": plan.min_workers,
+        "max": plan.max_workers,
+        "ranks": plan.group.ranks,
+        "devices": group_devices(plan),
     }
 
 

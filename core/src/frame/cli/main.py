@@ -88,15 +88,12 @@ def serve(log_level: str, **flags: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(*, as_json: bool, **flags: Any) -> int:
     """Say what would be served, by which engine, and where each setting comes from; serve nothing."""
-    from frame.cli.check import check_exit_code, render_check
+    from frame.cli.check import check_exit_code, check_models
     from frame.cli.settings import read_settings
-    from frame.store.catalog import build_catalog
 
     settings = read_settings(**flags, environ=os.environ)
-    catalog = build_catalog(
-        settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
-    )
-    click.echo(render_check(catalog, settings.server, as_json=as_json))
+    catalog, report = check_models(settings, as_json=as_json)
+    click.echo(report)
     for plugin in settings.plugins.broken:
         click.echo(
             f"warning: plugin {plugin.name} ({plugin.distribution}) is broken: {plugin.reason}", err=True

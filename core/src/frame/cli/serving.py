@@ -16,9 +16,9 @@ from pathlib import Path
 import uvloop
 
 from frame.cli.listeners import Listening, adapters, app_maker, listeners, tls_files
+from frame.cli.plans import PlannedModel, Planner, group_devices, with_entries
 from frame.cli.settings import CommandSettings
-from frame.config.settings import ModelConfig, ServerConfig
-from frame.contract.engines import EngineSpec
+from frame.config.settings import ServerConfig
 from frame.errors import FrameError
 from frame.http.dataplane import DataPlane
 from frame.http.servers import AsgiApp, serve
@@ -26,11 +26,11 @@ from frame.http.settings import data_plane_settings
 from frame.policy.wording import without_places
 from frame.pool.budget import ByteBudget
 from frame.pool.cgroups import usable_cores
-from frame.pool.devices import place, visible_gpus
+from frame.pool.devices import visible_gpus
 from frame.pool.folders import remove_left_behind
 from frame.pool.manager import BrokenModel, WorkloadManager
 from frame.pool.memory import read_memory
-from frame.pool.plan import ModelPlan, make_plan
+from frame.pool.plan import ModelPlan
 from frame.store.catalog import Catalog, build_catalog, models_cache
 
 _log = logging.getLogger("frame")
@@ -57,9 +57,19 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
     catalog = build_catalog(
         settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
     )
-    _report(settings.server, catalog)
+    planned = _plan(settings, catalog)
+    _report(settings.server, with_entries(catalog, planned))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Server(settings, catalog).run())
+        return runner.run(_Server(settings, planned).run())
+
+
+def _plan(settings: CommandSettings, catalog: Catalog) -> tuple[PlannedModel, ...]:
+    engines = {spec.name: spec for spec in settings.plugins.engines}
+    return Planner(engines, settings.environ, _cpu_threads(settings.server)).plan(catalog)
+
+
+def _cpu_threads(server: ServerConfig) -> int:
+    return server.cpu_threads or usable_cores()
 
 
 def _report(server: ServerConfig, catalog: Catalog) -> None:
@@ -75,13 +85,21 @@ def _report(server: ServerConfig, catalog: Catalog) -> None:
             _log.error("model_refused model=%s %s", entry.name, text)
 
 
+def _report_groups(plan: ModelPlan) -> None:
+    """Say how many groups were chosen, where they fill the devices."""
+    if plan.group.engine.fills_devices:
+        devices = group_devices(plan)
+        facts = (plan.name, len(devices), plan.group.ranks, ";".join(devices))
+        _log.info("groups_planned model=%s groups=%d ranks=%d devices=%s", *facts)
+
+
 class _Server:
     """One run of the server."""
 
-    def __init__(self, settings: CommandSettings, catalog: Catalog) -> None:
+    def __init__(self, settings: CommandSettings, planned: Sequence[PlannedModel]) -> None:
         self._settings = settings
         self._config = settings.server
-        self._catalog = catalog
+        self._planned = planned
         self._stop = asyncio.Event()
         self._stopped = 0.0
         self._exit_code = 0
@@ -188,18 +206,16 @@ class _Server:
         self._stop.set()
 
     def _manager(self) -> WorkloadManager:
-        engines = {spec.name: spec for spec in self._settings.plugins.engines}
         plans: list[ModelPlan] = []
         broken: list[BrokenModel] = []
-        for entry in self._catalog.entries:
-            try:
-                if entry.config is not None:
-                    plans.append(self._plan(entry.config, engines[entry.config.engine], entry.url))
-                    continue
-                reason = "; ".join(entry.problems)
-            except FrameError as error:
-                reason = str(error)
-            reason = without_places(reason)  # it goes to clients; `frame check` and the log have it whole
+        for model in self._planned:
+            if model.plan is not None:
+                _report_groups(model.plan)
+                plans.append(model.plan)
+                continue
+            entry = model.entry
+            # It goes to clients; `frame check` and the log have it whole.
+            reason = without_places("; ".join(entry.problems))
             broken.append(BrokenModel(name=entry.name, version=entry.version, url=entry.url, reason=reason))
         cache = models_cache(self._config, self._settings.environ).parent
         return WorkloadManager(
@@ -207,21 +223,6 @@ class _Server:
             broken,
             ByteBudget(self._config.max_queued_bytes),
             cache=Path(cache),
-            cpu_threads=self._cpu_threads,
+            cpu_threads=_cpu_threads(self._config),
             read=partial(read_memory, visible=visible_gpus(self._settings.environ)),
-        )
-
-    @property
-    def _cpu_threads(self) -> int:
-        return self._config.cpu_threads or usable_cores()
-
-    def _plan(self, config: ModelConfig, engine: EngineSpec, url: str) -> ModelPlan:
-        return make_plan(
-            config,
-            engine,
-            url=url,
-            interpreter=sys.executable,
-            devices=place(config.load_on_devices, self._settings.environ),
-            cores=self._cpu_threads,
-            environ=self._settings.environ,
         )
