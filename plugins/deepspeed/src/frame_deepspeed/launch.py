@@ -13,6 +13,8 @@ from frame_deepspeed.options import DeepSpeedOptions
 
 Flavour = Literal["openmpi", "mpich"]
 _RANK_MODULE = ("-m", "frame_deepspeed.rank")
+_KEEPALIVE = {"time": "4", "intvl": "2", "probes": "3"}
+"""Seconds (and a count) after which Open MPI's daemon on another host ends when the first one is lost."""
 _NOT_FOR_OTHER_HOSTS = {"HOSTNAME", "PWD", "SHLVL", "_"}
 
 
@@ -27,6 +29,10 @@ def degree(request: RanksRequest) -> int:
         raise ValueError(
             f"option.pipeline_parallel_degree={options.pipeline_parallel_degree}: models are cut by "
             "option.tensor_parallel_degree only; leave it at 1"
+        )
+    if _spans_hosts(options) and options.launcher != "mpirun":
+        raise ValueError(
+            "option.launcher=spawn starts ranks on one host; several need option.launcher=mpirun"
         )
     named, text = "option.tensor_parallel_degree", options.tensor_parallel_degree
     if text is None:
@@ -62,10 +68,6 @@ def _check_hosts(options: DeepSpeedOptions, named: str, count: int) -> None:
         raise ValueError(
             f"{named}={count}: option.hosts={options.hosts} has {sum(host.ranks for host in hosts)} ranks; "
             "make them equal"
-        )
-    if _spans_hosts(options) and options.launcher != "mpirun":
-        raise ValueError(
-            "option.launcher=spawn starts ranks on one host; several need option.launcher=mpirun"
         )
 
 
@@ -166,6 +168,8 @@ def mpi_command(
     if hostfile is not None:
         flags += ["--hostfile", hostfile]
     if spans_hosts:
+        for name, seconds in _KEEPALIVE.items():
+            flags += ["--prtemca", f"oob_tcp_keepalive_{name}", seconds]
         for name in sorted(set(environment) - _NOT_FOR_OTHER_HOSTS):
             flags += ["-x", name]
     return (mpirun, *flags, *command)
