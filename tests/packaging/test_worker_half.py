@@ -30,7 +30,8 @@ sys.meta_path.insert(0, Guard())
 bundle = sys.argv[1]
 names = []
 for folder, folders, files in os.walk(bundle, followlinks=True):
-    folders[:] = [name for name in folders if name != "__pycache__"]
+    # `frame_python.handlers` is the built-in handler: imported where there is no model.py, it needs torch.
+    folders[:] = [name for name in folders if name not in {"__pycache__", "handlers"}]
     for file in files:
         # A plugin's own module is the router's.
         if file.endswith(".py") and file not in {"__main__.py", "plugin.py"}:

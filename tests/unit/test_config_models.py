@@ -98,6 +98,7 @@ VALUES = {
     "metrics_aggregation": ("10", 10),
     "slots_per_group": ("2", 2),
     "option.predict_timeout": ("0.5", 0.5),
+    "option.group_stall_timeout": ("2.5", 2.5),
     "option.model_loading_timeout": ("60", 60.0),
     "option.drain_time": ("0", 0.0),
     "option.parallel_loading": ("true", True),
