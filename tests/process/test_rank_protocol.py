@@ -221,6 +221,7 @@ def test_a_rank_that_goes_away_before_all_are_there_ends_the_group(tmp_path):
     async def scenario() -> None:
         async with played(tmp_path, 3) as made:
             await (await made.join(2)).close()
+            await eventually(lambda: made.group.state is GroupState.ENDED)
             await made.let_launcher_end()
             end = await made.end()
             assert end.kind == "died"
@@ -235,6 +236,19 @@ def test_who_did_not_say_hello_in_time_is_named(tmp_path):
             await made.join(2)
             end = await made.end()
             assert end.cause == "start: no hello of rank 0, 1, 3 (of 4) within 0.3 s"
+
+    asyncio.run(scenario())
+
+
+def test_who_did_not_load_in_time_is_named(tmp_path):
+    async def scenario() -> None:
+        async with played(tmp_path, 3, load_timeout=0.3) as made:
+            ranks = [await made.join(number) for number in range(3)]
+            ranks[1].report_loaded()
+            end = await made.end()
+            assert end.kind == "load_failed"
+            cause = "load of rank 0, 2 (of 3): not finished within 0.3 s (option.model_loading_timeout)"
+            assert end.cause == cause
 
     asyncio.run(scenario())
 
@@ -307,6 +321,17 @@ def test_a_launcher_may_clean_up_when_its_group_is_killed(tmp_path):
             made.group.kill("hung", "of the test")
             assert (await made.end()).cause == "of the test"
             assert not session.exists()
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_killed_while_its_launcher_starts_ends(tmp_path):
+    async def scenario() -> None:
+        async with played(tmp_path) as made:
+            while made.launched is None:  # noqa: ASYNC110  # any later there would be a process
+                await asyncio.sleep(0)
+            made.group.kill("hung", "of the test")
+            assert (await made.end()).cause == "of the test"
 
     asyncio.run(scenario())
 

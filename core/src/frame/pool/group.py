@@ -236,6 +236,8 @@ class WorkerGroup:
         folder = make_folder()
         try:
             self._process = process = await start_process(self.settings, folder, self.key, self)
+            if self._verdict is not None:  # it was killed before there was a process
+                process.kill()
             async with asyncio.TaskGroup() as tasks:
                 logs = tasks.create_task(self.logs.drain(process.output))
                 exited = tasks.create_task(process.process.wait())
@@ -274,14 +276,12 @@ class WorkerGroup:
         self._join(process.ranks)
         limit = self.settings.load_timeout
         if not await first_of(limit, self._reports.result, self._closed, self._drain_asked, exited):
-            cause = f"{self.stage}: not finished within {limit:g} s (option.model_loading_timeout)"
-            return GroupEnd(kind="load_failed", cause=cause)
+            return self._reports.explain_late(self.stage, limit)
         if not self._reports.result.done():
             return DRAINED if self._drain_asked.done() else None
         report = self._reports.result.result()
-        if isinstance(report, LoadFailedHead):
-            cause = f"{report.stage}: {report.message}"
-            return GroupEnd(kind="load_failed", cause=cause, status=report.status)
+        if isinstance(report, GroupEnd):
+            return report
         self._take_loaded(report)
         await self._serve(exited)
         return None

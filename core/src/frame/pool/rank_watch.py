@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from frame.policy.ranks import StallPolicy
+from frame.pool.deaths import GroupEnd
 from frame.wire.messages import LoadedHead, LoadFailedHead
 
 
@@ -14,23 +15,36 @@ class RankReports:
     """The reports of a load: the group is loaded when all ranks are, and has failed when one has.
 
     Attributes:
-        result: rank 0's report, memory of all ranks added up, or the first failure, which names its rank.
+        result: rank 0's report, memory of all ranks added up, or the end that the first failure is.
     """
 
     def __init__(self, ranks: int) -> None:
         """Expect a report of each of `ranks` ranks."""
-        self.result: asyncio.Future[LoadedHead | LoadFailedHead]
+        self.result: asyncio.Future[LoadedHead | GroupEnd]
         self.result = asyncio.get_running_loop().create_future()
         self._ranks = ranks
         self._loaded: dict[int, LoadedHead] = {}
+
+    def explain_late(self, stage: str, limit: float) -> GroupEnd:
+        """Return the end of a group that has not loaded within `limit` seconds.
+
+        Args:
+            stage: of rank 0; it says nothing of others.
+        """
+        if self._ranks > 1:
+            missing = (str(rank) for rank in range(self._ranks) if rank not in self._loaded)
+            stage = f"load of rank {', '.join(missing)} (of {self._ranks})"
+        cause = f"{stage}: not finished within {limit:g} s (option.model_loading_timeout)"
+        return GroupEnd(kind="load_failed", cause=cause)
 
     def take(self, rank: int, report: LoadedHead | LoadFailedHead) -> None:
         """Take a rank's report."""
         if self.result.done():
             return
         if isinstance(report, LoadFailedHead):
-            stage = report.stage if self._ranks == 1 else f"rank {rank}: {report.stage}"
-            self.result.set_result(replace(report, stage=stage))
+            where = report.stage if self._ranks == 1 else f"rank {rank}: {report.stage}"
+            end = GroupEnd(kind="load_failed", cause=f"{where}: {report.message}", status=report.status)
+            self.result.set_result(end)
             return
         self._loaded[rank] = report
         if len(self._loaded) == self._ranks:
