@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from frame.worker.guard import LAUNCHER_HOST, die_with_parent
+
+_SIGNALLED = 128
+"""What launchers, as shells, add to the number of a signal."""
 
 _SOURCES = {
     "RANK": ("OMPI_COMM_WORLD_RANK", "PMI_RANK"),
@@ -46,13 +54,30 @@ def extensions_folder(environ: Mapping[str, str], prefix: str) -> str:
     return str(Path(cache, "frame", "torch_extensions", hashlib.sha256(prefix.encode()).hexdigest()[:16]))
 
 
-def main() -> None:
-    """Set the variables and become a worker."""
+def main() -> int:
+    """Set the variables and become a worker; on another host than the launcher's, watch one."""
     environ = {**os.environ, **rank_variables(os.environ)}
     environ.setdefault("TORCH_EXTENSIONS_DIR", extensions_folder(environ, sys.prefix))
     worker = [sys.executable, "-m", "frame.worker", *sys.argv[1:]]
+    if environ.get(LAUNCHER_HOST, socket.gethostname()) != socket.gethostname():
+        return watch(worker, environ)
     os.execve(sys.executable, worker, environ)  # noqa: S606  # the pid stays, which the launcher knows
+    return 1
+
+
+def watch(worker: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a worker on another host; when it fails, end mpirun's daemon there, its parent.
+
+    A daemon that has lost mpirun's host does not end by itself: tried with Open MPI 5.0.11 for 10 minutes,
+    its keepalive set to 4 s.
+    """
+    daemon = os.getppid()
+    die_with_parent(daemon)
+    code = subprocess.run(worker, env=environ, check=False).returncode
+    if code != 0 and os.getppid() == daemon:
+        os.kill(daemon, signal.SIGTERM)
+    return code if code >= 0 else _SIGNALLED - code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
