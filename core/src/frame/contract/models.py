@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from frame.contract.requests import Buffer, Request, RequestError, Response, ResponseStream
@@ -52,6 +52,8 @@ class EngineContext:
         rank, world_size: 0 and 1, but for engines whose groups have several ranks.
         threads: CPU threads one model call should use, >= 1.
         slots: calls of `predict` that the server would like to overlap on one copy, >= 1.
+        enter_stage: says what `load` does from now on (a few words), and how many seconds that may take
+            beside `option.model_loading_timeout`.
     """
 
     devices: tuple[str, ...]
@@ -59,6 +61,7 @@ class EngineContext:
     world_size: int = 1
     threads: int = 1
     slots: int = 1
+    enter_stage: Callable[[str, float], None] = field(default=lambda _name, _allowed: None, repr=False)
 
 
 class Model(ABC):
@@ -68,6 +71,8 @@ class Model(ABC):
     """Calls that may overlap on this copy; 1 when the model keeps state between calls."""
     signature: Signature | None = None
     """Names, dtypes and shapes, when the model has them; shown by GET /models/{name}."""
+    self_check: Mapping[str, object] | None = None
+    """What a check at load found, as plain JSON with a `result`; shown by GET /models/{name}, and a metric."""
 
     @abstractmethod
     def predict(self, batch: Sequence[Request]) -> Sequence[Response | ResponseStream | RequestError]:

@@ -80,6 +80,7 @@ def describe(view: ModelView) -> dict[str, object]:
         "reason": view.reason,
         "loadedAtStartup": view.loaded_at_startup,
         "signature": None if view.signature is None else _signature(view.signature),
+        "selfCheck": view.self_check,
         "settings": _settings(view.settings),
         "log": view.log_tail if view.status == "FAILED" and view.log_tail else None,
         "workerGroups": [_group(group) for group in view.groups],

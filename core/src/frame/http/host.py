@@ -64,6 +64,7 @@ class ModelView:
         job_queue_size: requests that may wait.
         requests_in_queue: requests that wait now.
         signature: what a tensor model declared when it was loaded.
+        self_check: what a check at load found.
         settings: value and source (`serving.properties:4`, `SERVING_BATCH_SIZE`, `default`) by key.
         log_tail: the last lines its workers wrote, oldest first.
         is_asleep: its workers are started by the next request, so that it needs none now.
@@ -84,6 +85,7 @@ class ModelView:
     loaded_at_startup: bool = True
     groups: tuple[WorkerGroupView, ...] = ()
     signature: Signature | None = None
+    self_check: Mapping[str, object] | None = None
     settings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     log_tail: tuple[str, ...] = ()
     is_asleep: bool = False

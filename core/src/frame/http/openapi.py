@@ -217,6 +217,7 @@ def _model_schema(health: Json) -> Json:
         reason=_TEXT,
         loadedAtStartup={"type": "boolean"},
         signature=_object("inputs outputs", inputs=_array(_ref("Tensor")), outputs=_array(_ref("Tensor"))),
+        selfCheck={"type": "object"},
         settings={
             "type": "object",
             "additionalProperties": _object("value source", value=_TEXT, source=_TEXT),

@@ -39,6 +39,11 @@ class Batch:
         return all(job.stream is not None and job.stream.waits_for_reader for job in self.jobs.values())
 
 
+def jobs_waiting(batches: Mapping[int, Batch]) -> int:
+    """Return how many jobs no slot runs yet."""
+    return sum(len(batch.jobs) for batch in batches.values() if not batch.has_started)
+
+
 def late_batches(batches: Mapping[int, Batch], now: float, limit: float) -> set[int]:
     """Return the batches that are overdue; those that wait for readers get `limit` seconds more."""
     late = [batch for batch in batches.values() if batch.deadline <= now]

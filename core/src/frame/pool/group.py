@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from frame.contract.signatures import Signature
 from frame.policy.lifecycle import GroupEvent, GroupState, next_state
-from frame.pool.batches import Batch, late_batches, taken_batches
+from frame.pool.batches import Batch, jobs_waiting, late_batches, taken_batches
 from frame.pool.deaths import DRAINED, EndKind, Exit, GroupEnd, explain_end, explain_late, failed_start
 from frame.pool.folders import make_folder
 from frame.pool.heads import decode_head, message, run_message, signature_of
@@ -19,7 +19,7 @@ from frame.pool.heartbeat import Heartbeat
 from frame.pool.jobs import Job
 from frame.pool.listeners import BatchChannel, GroupListener
 from frame.pool.logs import LogDrain
-from frame.pool.process import GroupProcess, first_of, start_process
+from frame.pool.process import GroupProcess, first_of, first_within, start_process
 from frame.pool.rank_watch import RankReports, RankWatch
 from frame.pool.ranks import Ranks
 from frame.pool.settings import GroupSettings, Placement
@@ -65,6 +65,7 @@ class WorkerGroup:
         self.capacity = 0
         self.rss_bytes = 0
         self.signature: Signature | None = None
+        self.self_check: Mapping[str, object] | None = None
         self.state = GroupState.STARTING
         self.started = datetime.now(UTC)  # same spelling as in the worker half
         self.pid: int | None = None
@@ -73,7 +74,7 @@ class WorkerGroup:
         self.drain_within = settings.drain_timeout
         self.seconds: dict[str, float] = {}
         self.logs = LogDrain(placement.log_prefix)
-        self.stage = "start"
+        self.stage, self._allowed = "start", 0.0
         self.ranks: tuple[HelloHead, ...] = ()
         self._listener = listener
         self._channel: BatchChannel | None = None
@@ -112,9 +113,7 @@ class WorkerGroup:
     @property
     def jobs_ahead(self) -> int:
         """Jobs that wait in the worker."""
-        if len(self.batches) <= self.slots or self.capacity:
-            return 0
-        return sum(len(batch.jobs) for batch in self.batches.values() if not batch.has_started)
+        return 0 if len(self.batches) <= self.slots or self.capacity else jobs_waiting(self.batches)
 
     def send(self, jobs: Sequence[Job], *, is_suspect: bool = False) -> Batch:
         """Run jobs as one batch in a free slot, or after the batch that runs; the caller starts it then."""
@@ -274,9 +273,9 @@ class WorkerGroup:
             return GroupEnd(kind="died", cause=process.ranks.explain_missing(limit))
         process.close_listener()
         self._join(process.ranks)
-        limit = self.settings.load_timeout
-        if not await first_of(limit, self._reports.result, self._closed, self._drain_asked, exited):
-            return self._reports.explain_late(self.stage, limit)
+        ends = (self._reports.result, self._closed, self._drain_asked, exited)
+        if not await first_within(lambda: self.settings.load_timeout + self._allowed, *ends):
+            return self._reports.explain_late(self.stage, self.settings.load_timeout)
         if not self._reports.result.done():
             return DRAINED if self._drain_asked.done() else None
         report = self._reports.result.result()
@@ -289,7 +288,7 @@ class WorkerGroup:
     def _take_loaded(self, loaded: LoadedHead) -> None:
         self.slots = self.requested_slots = self._threads = loaded.slots
         self.concurrency, self.capacity = loaded.concurrency, loaded.capacity
-        self.seconds, self.rss_bytes = loaded.seconds, loaded.rss_bytes
+        self.seconds, self.rss_bytes, self.self_check = loaded.seconds, loaded.rss_bytes, loaded.self_check
         self.signature = signature_of(loaded)
         self.state = next_state(self.state, GroupEvent.LOADED)
         self._heartbeat.begin()
@@ -376,6 +375,7 @@ class WorkerGroup:
             self._take_slots(head)
         elif isinstance(head, StageHead):
             self.stage = head.stage
+            self._allowed += head.allowed
         elif isinstance(head, (LoadedHead, LoadFailedHead)):
             self._reports.take(0, head)
 

@@ -19,7 +19,7 @@ from frame.pool.metrics import MetricsView
 from frame.pool.model import ModelPool
 from frame.pool.placer import Placer, ReadMemory, label_of
 from frame.pool.plan import ModelPlan, Place, kind_of
-from frame.pool.views import count_states, view_of
+from frame.pool.views import count_states, self_check_of, view_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +225,7 @@ class WorkloadManager:
                 metrics=pool.metrics,
                 queue_length=pool.queue_length,
                 workers=count_states(pool),
+                self_check=str((self_check_of(pool) or {}).get("result", "")),
             )
             for pool in self.pools()
         ]

@@ -102,7 +102,7 @@ HISTOGRAMS: tuple[tuple[str, str, str], ...] = (
 class MetricsView:
     """What the collector asks of one model at a scrape."""
 
-    __slots__ = ("metrics", "model", "queue_length", "version", "workers")
+    __slots__ = ("metrics", "model", "queue_length", "self_check", "version", "workers")
 
     def __init__(
         self,
@@ -112,8 +112,10 @@ class MetricsView:
         metrics: ModelMetrics,
         queue_length: int,
         workers: dict[str, int],
+        self_check: str = "",
     ) -> None:
         self.model = model
+        self.self_check = self_check
         self.version = version or ""
         self.metrics = metrics
         self.queue_length = queue_length
@@ -179,9 +181,14 @@ def _counters(views: list[MetricsView]) -> Iterator[CounterMetricFamily]:
 def _gauges(views: list[MetricsView]) -> Iterator[GaugeMetricFamily]:
     length = GaugeMetricFamily("frame_queue_length", "Requests that wait.", labels=["model", "version"])
     workers = GaugeMetricFamily("frame_workers", "Workers by state.", labels=["model", "version", "state"])
+    checks = GaugeMetricFamily(
+        "frame_self_check", "1: what the check at load found.", labels=["model", "version", "result"]
+    )
     for view in views:
         labels = [view.model, view.version]
         length.add_metric(labels, view.queue_length)
+        if view.self_check:
+            checks.add_metric([*labels, view.self_check], 1)
         for state, count in view.workers.items():
             workers.add_metric([*labels, state], count)
-    yield from (length, workers)
+    yield from (length, workers, checks)

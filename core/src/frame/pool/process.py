@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,16 @@ async def start_process(
     )
     ranks = Ranks(f"{settings.name}:{key}", settings.ranks, token, settings.stall_timeout, rank_listener)
     return GroupProcess(process, listener, socket_path, ranks)
+
+
+async def first_within(limit: Callable[[], float], *futures: asyncio.Future[Any]) -> bool:
+    """As `first_of`, with a limit that may grow while it waits."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while (left := started + limit() - loop.time()) > 0:
+        if await first_of(left, *futures):
+            return True
+    return False
 
 
 async def first_of(timeout: float, *futures: asyncio.Future[Any]) -> bool:  # asyncio.wait has it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from frame.config.view import shown_model_settings
 from frame.http.host import ModelView, RankView, WorkerGroupView, WorkerState, WorkerView
 from frame.policy.lifecycle import GroupState
@@ -32,10 +34,17 @@ def view_of(pool: ModelPool) -> ModelView:
         loaded_at_startup=pool.plan.loaded_at_startup,
         groups=tuple(_group_view(pool, place) for place in pool.plan.places),
         signature=ready[0].signature if ready else None,
+        self_check=self_check_of(pool),
         settings=settings,
         log_tail=pool.log_tail if pool.status == "FAILED" else (),
         last_lines=pool.last_lines if pool.status == "FAILED" else (),
     )
+
+
+def self_check_of(pool: ModelPool) -> Mapping[str, object] | None:
+    """Return what the newest check at load found; None when no model that runs was checked."""
+    checks = [group.self_check for group in pool.groups.values() if group.self_check is not None]
+    return checks[-1] if checks else None
 
 
 def _why_short(pool: ModelPool) -> str | None:

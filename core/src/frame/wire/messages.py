@@ -139,9 +139,13 @@ class PongHead:
 
 @dataclass(slots=True)
 class StageHead:
-    """What the worker is doing until it is loaded."""
+    """What the worker is doing until it is loaded.
+
+    It may take `allowed` seconds for that beside the load's.
+    """
 
     stage: str
+    allowed: float = 0.0
 
 
 @dataclass(slots=True)
@@ -158,7 +162,8 @@ class LoadedHead:
     """The model is ready.
 
     `concurrency` is the most slots that this copy allows. `capacity` > 0 for a `SequenceModel`: jobs it runs
-    at once. `rss_bytes` is the resident memory of the process, 0 when the system does not say.
+    at once. `rss_bytes` is the resident memory of the process, 0 when the system does not say. `self_check`
+    is what a check of the loaded model found.
     """
 
     slots: int
@@ -168,6 +173,7 @@ class LoadedHead:
     inputs: list[SpecHead] | None = None
     outputs: list[SpecHead] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    self_check: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)

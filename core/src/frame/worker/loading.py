@@ -16,26 +16,27 @@ from frame.wire.padding import Padding
 from frame.worker.memory import resident_bytes
 
 
-def load_model(head: LoadHead, enter_stage: Callable[[str], None]) -> tuple[Engine, Model]:
+def load_model(head: LoadHead, enter_stage: Callable[[str, float], None]) -> tuple[Engine, Model]:
     """Load what the router asked for, with the model directory as current directory.
 
     Raises:
         Exception: of the engine, or of importing it.
     """
     os.chdir(head.path)
-    enter_stage("import engine")
+    enter_stage("import engine", 0.0)
     options_type, engine_type = resolve(head.options_target), resolve(head.engine_target)
-    enter_stage("create engine")
+    enter_stage("create engine", 0.0)
     context = EngineContext(
         devices=tuple(head.devices),
         rank=head.rank,
         world_size=head.world_size,
         threads=head.threads,
         slots=1 if head.shares_model is False or head.world_size > 1 else head.max_slots,
+        enter_stage=enter_stage,
     )
     engine: Engine = engine_type(context)
     sys.path.insert(0, head.path)  # only now: a model's torch.py must not hide the framework from the engine
-    enter_stage("load model")
+    enter_stage("load model", 0.0)
     model = engine.load(_spec_of(head, options_type))
     if isinstance(model, TensorModel):
         _prepare_tensors(model, head)
@@ -57,6 +58,8 @@ def loaded_head(model: Model, *, slots: int, most: int, seconds: dict[str, float
     if model.signature is not None:
         loaded.inputs = _spec_heads(model.signature.inputs)
         loaded.outputs = _spec_heads(model.signature.outputs)
+    if model.self_check is not None:
+        loaded.self_check = dict(model.self_check)
     return loaded
 
 

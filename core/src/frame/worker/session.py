@@ -169,13 +169,13 @@ class Session:
 
     # --- loading ------------------------------------------------------------------------------
 
-    def _enter_stage(self, stage: str) -> None:
+    def _enter_stage(self, stage: str, allowed: float = 0.0) -> None:
         now = time.monotonic()
         if self._seconds:
             self._seconds[self._stage] = round(now - self._seconds[self._stage], 4)
         self._stage = stage
         self._seconds[stage] = now
-        self._channel.send(Kind.STAGE, StageHead(stage))
+        self._channel.send(Kind.STAGE, StageHead(stage, allowed))
 
     def _report_failure(self, error: Exception) -> None:
         traceback.print_exception(error)

@@ -126,12 +126,14 @@ class _Load:
             model = self._build(loaded, options)
             if self.path == "inject":
                 size_workspace(loaded, self._largest())
+            if self.check is not None:
+                self.context.enter_stage("self-check", float(self.spec.options.self_check_timeout))
             report = self._look_after(model, loaded)
         except RuntimeError as error:
             if self.context.world_size == 1 or is_out_of_memory(error):
                 raise
             raise ValueError(explain_broken(error, loaded.model, self.context.world_size)) from error
-        model.self_check = report.plain()  # type: ignore[attr-defined]  # shown where the worker knows it
+        model.self_check = report.plain()
         return model
 
     def _choose_place(self, options: TransformersOptions) -> torch.device:

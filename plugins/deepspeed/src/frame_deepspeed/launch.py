@@ -13,8 +13,6 @@ from frame_deepspeed.options import DeepSpeedOptions
 
 Flavour = Literal["openmpi", "mpich"]
 _RANK_MODULE = ("-m", "frame_deepspeed.rank")
-_KEEPALIVE = {"time": "4", "intvl": "2", "probes": "3"}
-"""Seconds (and a count) after which Open MPI's daemon on another host ends when the first one is lost."""
 _NOT_FOR_OTHER_HOSTS = {"HOSTNAME", "PWD", "SHLVL", "_"}
 
 
@@ -168,8 +166,6 @@ def mpi_command(
     if hostfile is not None:
         flags += ["--hostfile", hostfile]
     if spans_hosts:
-        for name, seconds in _KEEPALIVE.items():
-            flags += ["--prtemca", f"oob_tcp_keepalive_{name}", seconds]
         for name in sorted(set(environment) - _NOT_FOR_OTHER_HOSTS):
             flags += ["-x", name]
     return (mpirun, *flags, *command)
