@@ -72,7 +72,7 @@ class Model(ABC):
     signature: Signature | None = None
     """Names, dtypes and shapes, when the model has them; shown by GET /models/{name}."""
     self_check: Mapping[str, object] | None = None
-    """What a check at load found, as plain JSON with a `result`; shown by GET /models/{name}, and a metric."""
+    """What a check at load found, as plain JSON with a `result`; shown by GET /models/{name} and a metric."""
 
     @abstractmethod
     def predict(self, batch: Sequence[Request]) -> Sequence[Response | ResponseStream | RequestError]:
