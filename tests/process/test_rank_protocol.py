@@ -260,7 +260,7 @@ def test_a_silent_rank_ends_the_group_and_is_named(tmp_path, stuck):
             await made.load()
             made.ranks[stuck].progress = None
             end = await made.end()
-            assert end.kind == "hung"
+            assert end.kind == "stalled"
             assert end.cause == (
                 f"rank {stuck} is silent while another rank answers (option.group_stall_timeout=0.4)"
             )
@@ -275,7 +275,7 @@ def test_a_rank_that_stays_behind_ends_the_group_and_is_named(tmp_path):
             made.ranks[0].progress = 7
             made.ranks[1].progress = 6
             end = await made.end()
-            assert end.kind == "hung"
+            assert end.kind == "stalled"
             assert end.cause.startswith("rank 1 stands at 6 while another rank is at 7")
 
     asyncio.run(scenario())

@@ -125,7 +125,9 @@ class Rank:
         self.payloads = Payloads()
         self.error: Exception | None = None
         self.link = FollowerLink(connection, DEADLINE)
-        self.follower = Follower(model, self.payloads, self.link.receive, stall_timeout=stall_timeout)
+        self.follower = Follower(
+            model, self.payloads, self.link.receive, self.link.send_outcome, stall_timeout=stall_timeout
+        )
         self._connection = connection
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -135,6 +137,7 @@ class Rank:
             self.follower.run()
         except Exception as error:  # noqa: BLE001  # the test looks at it
             self.error = error
+            self.link.close()  # as its process's end would
 
     def join(self) -> None:
         self._thread.join(DEADLINE)
@@ -148,10 +151,10 @@ class Rank:
 class Group:
     """Rank 0 with a router's end, and the others."""
 
-    def __init__(self, models: Sequence[AnyModel], stall_timeout: float) -> None:
+    def __init__(self, models: Sequence[AnyModel], stall_timeout: float, link_timeout: float) -> None:
         pairs = [socket.socketpair() for _ in models[1:]]
-        self.link = LeaderLink([near for near, _ in pairs], DEADLINE)
-        self.leader = Leader(self.link.send)
+        self.link = LeaderLink([near for near, _ in pairs], link_timeout)
+        self.leader = Leader(self.link.send, self.link.receive_outcomes)
         self.worker = Rig(models[0], slots=1, ends_on_error=True, lockstep=self.leader)
         self.ranks = [
             Rank(model, far, stall_timeout) for model, (_, far) in zip(models[1:], pairs, strict=True)
@@ -199,9 +202,11 @@ class Group:
 
 
 @contextmanager
-def group(*models: AnyModel, stall_timeout: float = DEADLINE) -> Iterator[Group]:
+def group(
+    *models: AnyModel, stall_timeout: float = DEADLINE, link_timeout: float = DEADLINE
+) -> Iterator[Group]:
     """Run a rank for each model while the block runs."""
-    made = Group(models, stall_timeout)
+    made = Group(models, stall_timeout, link_timeout)
     try:
         yield made
     finally:

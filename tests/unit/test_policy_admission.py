@@ -43,5 +43,10 @@ def test_a_hang_is_the_fault_of_the_batch_that_hung_alone() -> None:
     assert is_blamed("overdue", has_started=True, is_hung=True, any_hung=True)
 
 
+def test_ranks_that_stalled_are_the_fault_of_what_ran() -> None:
+    assert is_blamed("stalled", has_started=True, is_hung=False, any_hung=False)
+    assert not is_blamed("stalled", has_started=False, is_hung=False, any_hung=False)
+
+
 def test_a_process_that_stood_still_before_it_got_work_is_not_the_works_fault() -> None:
     assert not is_blamed("hung", has_started=True, is_hung=False, any_hung=False)

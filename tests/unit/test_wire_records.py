@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from frame.wire.frames import WireError
-from frame.wire.records import RECORD, Act, Record, RecordDecoder, pack
+from frame.wire.records import ENDED, RECORD, UNKNOWN, Act, Record, RecordDecoder, outcome_of, pack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,3 +31,11 @@ def test_a_record_has_25_bytes():
 def test_an_unknown_act_is_refused(act):
     with pytest.raises(WireError, match=f"unknown record {act}"):
         RecordDecoder().feed(RECORD.pack(act, 0, 0, 0))
+
+
+def test_an_outcome_tells_which_jobs_failed():
+    batches = [[job for job in range(10) if chosen >> job & 1] for chosen in range(1 << 10)]
+    outcomes = {outcome_of(failed) for failed in batches}
+    assert len(outcomes) == len(batches)
+    assert outcome_of([]) == 0
+    assert not outcomes & {ENDED, UNKNOWN}

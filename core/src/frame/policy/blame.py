@@ -5,7 +5,10 @@ from __future__ import annotations
 BLAMELESS_ENDS = frozenset({"drained"})
 """Ends that were asked for: whatever ran then had no part in it."""
 HANGS = frozenset({"hung", "overdue"})
-"""Ends of a group whose process was there: only what ran for too long had a part in it."""
+"""Ends of a group whose process was there: only what ran for too long had a part in it.
+
+Not `stalled`: a request that lets one rank alone fail or wait does so again in the next group.
+"""
 
 
 def is_blamed(kind: str, *, has_started: bool, is_hung: bool, any_hung: bool) -> bool:

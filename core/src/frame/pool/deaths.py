@@ -18,7 +18,7 @@ _SAMPLE_SECONDS = 1.0
 _SIGNALLED = 128
 """What launchers, as shells, add to the number of a signal."""
 
-EndKind = Literal["drained", "load_failed", "died", "hung", "overdue", "out_of_memory"]
+EndKind = Literal["drained", "load_failed", "died", "stalled", "hung", "overdue", "out_of_memory"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class GroupEnd:
         cause: for operators: `killed by SIGTERM`, `load model: ValueError: …`, `drained`.
         kind: `drained` was asked for; `load_failed` was reported by the worker and will not mend itself; the
             others may not happen again: `died` by itself, killed because it was `out_of_memory`, or ended
-            here because a batch was `overdue`, or because the process itself was `hung`.
+            here because ranks `stalled`, a batch was `overdue`, or the process itself was `hung`.
     """
 
     kind: EndKind

@@ -191,7 +191,7 @@ class WorkerGroup:
         self.kill(*explain_late(self.settings.predict_timeout, self._heartbeat.silence))
 
     def _end_stalled(self, why: str) -> None:
-        self.kill("hung", f"{why} (option.group_stall_timeout={self.settings.stall_timeout:g})")
+        self.kill("stalled", f"{why} (option.group_stall_timeout={self.settings.stall_timeout:g})")
 
     def _end_if_idle(self) -> None:
         """End a silent process: one that fell silent over a batch has that batch's time."""

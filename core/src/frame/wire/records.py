@@ -1,4 +1,6 @@
-"""What rank 0 tells the other ranks of its group: records of a fixed size, in the order of what it does.
+"""What rank 0 and the other ranks of its group tell each other: records of a fixed size, and their outcomes.
+
+Rank 0 sends records, in the order of what it does:
 
     offset  size  field
     0       1     act, see `Act`
@@ -6,18 +8,29 @@
     9       8     seed of the batch or the job, 0 where none is needed
     17      8     digest of the step before, for STEP
 
+The others send an outcome, 8 bytes, for each record but STEP and STOP when they have done it: 0 when nothing
+failed, `ENDED` for a stream without another chunk, `UNKNOWN` where there was nothing to do, else
+`outcome_of` the jobs that failed.
+
 Numbers are big-endian. Pure: bytes in, records out.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from frame.wire.frames import WireError
 
 RECORD = struct.Struct("!BQQQ")
+OUTCOME = struct.Struct("!Q")
+NOTHING_FAILED = 0
+ENDED = 1
+UNKNOWN = 2
+_FAILED = 1 << 32
 
 
 class Act(IntEnum):
@@ -42,6 +55,8 @@ class Act(IntEnum):
 
 
 _ACTS = {int(act): act for act in Act}
+UNANSWERED = frozenset({Act.STEP, Act.STOP})
+"""A step's tokens are compared by its digest, one step later: waiting for all ranks would cost each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,11 @@ class Record:
 def pack(record: Record) -> bytes:
     """Return the record's bytes."""
     return RECORD.pack(record.act, record.number, record.seed, record.digest)
+
+
+def outcome_of(failed: Sequence[int]) -> int:
+    """Return the outcome of an act that failed these jobs, in the order of their batch."""
+    return _FAILED | zlib.crc32(struct.pack(f"!{len(failed)}Q", *failed)) if failed else NOTHING_FAILED
 
 
 class RecordDecoder:

@@ -1,6 +1,6 @@
-"""The sockets between rank 0 of a group and the others: records one way, a lost rank noticed on either side.
+"""The sockets between rank 0 of a group and the others: records one way, outcomes the other.
 
-After the greetings (see `door`) only rank 0 writes. Nobody spins: idle ranks sleep in `recv` or `poll`.
+A lost rank is noticed on either side. Nobody spins: idle ranks sleep in `recv` or `poll`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from frame.wire.records import RECORD, Record, RecordDecoder
+from frame.wire.records import OUTCOME, RECORD, Record, RecordDecoder
 from frame.worker.sockets import notice_loss
 
 _RECEIVED_BYTES = 256 * RECORD.size
@@ -24,11 +24,12 @@ class LinkError(Exception):
 
 
 class LeaderLink:
-    """Rank 0's ends: records to all others, in order. One thread sends."""
+    """Rank 0's ends: records to all others, in order, and their outcomes. One thread sends and receives."""
 
     def __init__(self, peers: Sequence[socket.socket], stall_timeout: float) -> None:
-        """Own the peers' sockets, rank 1's first; a peer that takes no record for so long is lost."""
+        """Own the peers' sockets, rank 1's first; a peer that takes or gives nothing for so long is lost."""
         self._peers = list(peers)
+        self._stall_timeout = stall_timeout
         for peer in self._peers:
             peer.settimeout(stall_timeout)
             notice_loss(peer, stall_timeout)
@@ -41,6 +42,14 @@ class LeaderLink:
         """
         for rank, peer in enumerate(self._peers, start=1):
             _send(peer, rank, record)
+
+    def receive_outcomes(self) -> list[int]:
+        """Return the next outcome of every other rank, rank 1's first; waits until all have one.
+
+        Raises:
+            LinkError: one of them is gone, or gives none.
+        """
+        return [_receive_outcome(peer, rank) for rank, peer in enumerate(self._peers, start=1)]
 
     def wait_lost(self) -> int:
         """Block until a peer's end is closed; return its rank."""
@@ -61,7 +70,7 @@ class LeaderLink:
 
 
 class FollowerLink:
-    """Another rank's end. One thread receives."""
+    """Another rank's end. One thread receives and sends."""
 
     def __init__(self, connection: socket.socket, stall_timeout: float) -> None:
         """Own the socket that `join` returned."""
@@ -87,6 +96,14 @@ class FollowerLink:
             self._records = self._decoder.feed(data)[::-1]
         return self._records.pop()
 
+    def send_outcome(self, outcome: int) -> None:
+        """Tell rank 0 what came of its last record.
+
+        Raises:
+            LinkError: rank 0 is lost.
+        """
+        _send(self._socket, 0, OUTCOME.pack(outcome))
+
     def wait_lost(self) -> int:
         """Block until rank 0's end is closed; return 0, its rank."""
         return _wait_gone([self._socket])
@@ -104,11 +121,24 @@ def watch(wait_lost: Callable[[], int], lost: Callable[[int], None]) -> None:
     thread.start()
 
 
-def _send(peer: socket.socket, rank: int, record: bytes) -> None:
+def _send(peer: socket.socket, rank: int, data: bytes) -> None:
     try:
-        peer.sendall(record)
+        peer.sendall(data)
     except OSError as error:
-        raise LinkError(f"rank {rank} takes no records: {error}") from error
+        raise LinkError(f"rank {rank} takes nothing: {error}") from error
+
+
+def _receive_outcome(peer: socket.socket, rank: int) -> int:
+    try:
+        data = peer.recv(OUTCOME.size, socket.MSG_WAITALL)
+    except TimeoutError as error:
+        raise LinkError(f"rank {rank} has not ended what rank 0 has, {peer.gettimeout():g} s ago") from error
+    except OSError as error:
+        raise LinkError(f"rank {rank} is lost: {error}") from error
+    if len(data) < OUTCOME.size:
+        raise LinkError(f"rank {rank} is lost: it closed the connection")
+    outcome: int = OUTCOME.unpack(data)[0]
+    return outcome
 
 
 def _wait_gone(connections: Sequence[socket.socket]) -> int:

@@ -79,7 +79,7 @@ class Ranks:
                 self._door.let_in(head.world_size, self._token, JOIN_SECONDS), head.stall_timeout
             )
             self._door.close()
-            self._link, self.lockstep = leader, Leader(leader.send)
+            self._link, self.lockstep = leader, Leader(leader.send, leader.receive_outcomes)
         else:
             connection = join(parse_address(head.link), head.rank, self._token, JOIN_SECONDS)
             self._link = FollowerLink(connection, head.stall_timeout)
@@ -89,6 +89,11 @@ class Ranks:
         """Return rank 0's next record; not for rank 0. Raises as `FollowerLink.receive`."""
         assert isinstance(self._link, FollowerLink)
         return self._link.receive()
+
+    def reply(self, outcome: int) -> None:
+        """Tell rank 0 what came of its record; not for rank 0. Raises as `FollowerLink.send_outcome`."""
+        assert isinstance(self._link, FollowerLink)
+        self._link.send_outcome(outcome)
 
     def stop(self) -> None:
         """Tell the others, as rank 0, that there will be no more work."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from frame.contract.models import Chunk, Done, Failed, SequenceModel
 from frame.contract.requests import Buffer, Part, Request, RequestError, Response
 from frame.wire.messages import AnswersHead, BatchEnd, ChunkHead, EndHead, Kind
-from frame.wire.records import Act
+from frame.wire.records import Act, outcome_of
 from frame.worker.answers import as_bytes, as_request_error
 from frame.worker.channel import Channel, PartReader
 from frame.worker.lockstep import ALONE, Lockstep
@@ -135,6 +135,7 @@ class SequenceDriver:
             with self._lockstep.act(Act.ADMIT, job, seed=request.seed):
                 self._model.admit(job, request)
         except RequestError as error:
+            self._lockstep.settle(outcome_of([job]))
             self._finish(job, error)
         except Exception as error:  # fault line: around a plugin's code
             if self._ends_on_error:

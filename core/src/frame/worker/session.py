@@ -201,7 +201,11 @@ class Session:
         )
         if head.rank:
             self._follower = Follower(
-                model, self._payloads, self._ranks.receive, stall_timeout=head.stall_timeout
+                model,
+                self._payloads,
+                self._ranks.receive,
+                self._ranks.reply,
+                stall_timeout=head.stall_timeout,
             )
         self._crew = crew = Crew(engine, model, self._inbox, tasks, most=most_slots(head, model))
         try:

@@ -13,7 +13,7 @@ from frame.contract.models import Model, TensorModel
 from frame.contract.properties import Properties
 from frame.contract.requests import Buffer, Part, Request, RequestError, Response, ResponseStream
 from frame.wire.messages import AnswerHead, AnswersHead, BatchEnd, JobHead, Kind, RunHead
-from frame.wire.records import Act
+from frame.wire.records import Act, outcome_of
 from frame.worker.answers import answer_head, as_request_error
 from frame.worker.channel import Channel, PartReader
 from frame.worker.inbox import Inbox
@@ -181,7 +181,12 @@ class Slot:
         if not requests:
             return ()
         with self._lockstep.act(Act.RUN, head.batch, seed=seed):
-            return self._call([request for _, request in requests])
+            answers = self._call([request for _, request in requests])
+        if failed := [
+            job for (job, _), item in zip(requests, answers, strict=True) if isinstance(item, RequestError)
+        ]:
+            self._lockstep.settle(outcome_of(failed))
+        return answers
 
     def _call(self, requests: Sequence[Request]) -> Sequence[Result]:
         """Call the model; whatever it raises becomes the answer of all its requests."""

@@ -10,7 +10,7 @@ from functools import partial
 
 from frame.contract.requests import Buffer, Part, RequestError, Response, ResponseStream
 from frame.wire.messages import INITIAL_CREDITS, AnswerHead, ChunkHead, EndHead, Kind
-from frame.wire.records import Act
+from frame.wire.records import ENDED, Act, outcome_of
 from frame.worker.answers import as_bytes, as_request_error, error_head, response_head
 from frame.worker.channel import Channel
 from frame.worker.lockstep import ALONE, Lockstep
@@ -118,9 +118,11 @@ def _advance(channel: Channel, item: _Active, lockstep: Lockstep) -> bool:
         _log.exception("stream_failed job=%d", item.job)
         if lockstep.spans_ranks and not isinstance(error, RequestError):
             raise
+        lockstep.settle(outcome_of([item.job]))
         _break(channel, item, as_request_error(error))
         return False
     if chunk is None:
+        lockstep.settle(ENDED)
         _end(channel, item)
         return False
     try:

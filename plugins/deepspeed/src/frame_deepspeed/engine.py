@@ -23,8 +23,8 @@ Answers = Sequence[Response | ResponseStream | RequestError]
 class HandlerModel(Model):
     """A user's `model.py` on one rank: seeded before each call, as on all ranks.
 
-    What the handler raises is answered as an error by the model inside: the same request raises on all ranks.
-    A rank that raises alone leaves the others in a collective call, and the router ends a group that stands.
+    What the handler raises is answered as an error by the model inside, if it is raised on all ranks: the
+    worker compares which requests failed on each, and ends a group where one rank failed alone.
     """
 
     concurrency = 1
