@@ -28,6 +28,8 @@ from tests.process.rank_models import (
     wait_ranks,
 )
 
+pytestmark = pytest.mark.slow(120)
+
 RANKS = {"two": 2, "four": 4}
 BEHIND = r"worker_ended model=\w+ group=\d+ kind=stalled cause=rank 1 (is silent|stands at \d+) while"
 AHEAD = r"worker_ended model=\w+ group=\d+ kind=stalled cause=rank 0 stands at \d+ while"

@@ -23,6 +23,8 @@ import os
 import time
 from djl_python import Output
 
+pytestmark = pytest.mark.slow(120)
+
 def handle(inputs):
     if inputs.is_empty():
         return None

@@ -25,6 +25,8 @@ from frame.worker.echo import EchoOptions
 from tests.fake_ranks import FakeRank
 from tests.process.in_process import eventually
 
+pytestmark = pytest.mark.slow(120)
+
 LARGE = 3 << 20  # bytes; over a Unix socket it would travel as a descriptor
 
 

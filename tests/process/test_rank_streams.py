@@ -29,6 +29,8 @@ from tests.process.rank_models import (
     wait_ranks,
 )
 
+pytestmark = pytest.mark.slow(120)
+
 RANKS = {"two": 2, "four": 4}
 CANCELLED = 200
 LENGTH = 300  # tokens of a stream that is to be cancelled
