@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,14 @@ def rate(answers: list[Streamed]) -> float:
 
 
 @contextmanager
-def serve(folder: Path, slots: int, *, tiny: bool, length: int) -> Iterator[tuple[Server, float]]:
-    """Serve the folder through the built-in handler; gives the server and the seconds until it was ready."""
+def serve(
+    folder: Path, slots: int, *, tiny: bool, length: int, more: Mapping[str, str] | None = None
+) -> Iterator[tuple[Server, float]]:
+    """Serve the folder through the built-in handler; gives the server and the seconds until it was ready.
+
+    Args:
+        more: of serving.properties.
+    """
     with tempfile.TemporaryDirectory(prefix="frame-bench-") as store:
         model = Path(store, NAME)
         model.mkdir()
@@ -100,6 +106,7 @@ def serve(folder: Path, slots: int, *, tiny: bool, length: int) -> Iterator[tupl
             "minWorkers": "1",
             "maxWorkers": "1",
             "option.model_loading_timeout": str(int(LOAD_SECONDS)),
+            **(more or {}),
         }
         lines = [f"{name}={value}\n" for name, value in settings.items()]
         (model / "serving.properties").write_text("".join(lines))
