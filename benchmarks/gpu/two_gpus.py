@@ -35,6 +35,7 @@ class Case:
     degree: int
     path: str
     groups: int = 1
+    all_reduce: str = "auto"
 
     def properties(self) -> dict[str, str]:
         """Return what serving.properties says of it."""
@@ -42,6 +43,7 @@ class Case:
             "engine": "DeepSpeed",
             "option.tensor_parallel_degree": str(self.degree),
             "option.path": self.path,
+            "option.all_reduce": self.all_reduce,
             "option.on_self_check": "fail",
             "option.self_check_timeout": "180",
             "minWorkers": str(self.groups),
@@ -52,6 +54,7 @@ class Case:
 CASES = {
     "one-graph": Case(1, "graph"),
     "two-graph": Case(2, "graph"),
+    "two-graph-nccl": Case(2, "graph", all_reduce="nccl"),
     "two-groups-graph": Case(1, "graph", groups=2),
     "one-eager": Case(1, "eager"),
     "two-eager": Case(2, "eager"),
@@ -186,10 +189,11 @@ def print_all(out: Path) -> None:
     widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
     for line in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    for path in ("graph", "eager"):
-        if {f"one-{path}", f"two-{path}"} <= found.keys():
-            ratio = found[f"two-{path}"]["token_ms"] / found[f"one-{path}"]["token_ms"]
-            print(f"{path}: ms/token at degree 2 is {ratio:.3f} of degree 1's")
+    for name in found:
+        one = f"one-{CASES[name].path}"
+        if CASES[name].degree == 2 and one in found:
+            ratio = found[name]["token_ms"] / found[one]["token_ms"]
+            print(f"{name}: ms/token is {ratio:.3f} of {one}'s")
     if {"two-groups-graph", "two-graph"} <= found.keys():
         for count, rate in found["two-groups-graph"]["tokens_per_s"].items():
             ratio = rate["median"] / found["two-graph"]["tokens_per_s"][count]["median"]

@@ -150,7 +150,10 @@ class _Load:
 
     def _build(self, loaded: Transformer, options: TransformersOptions) -> Model:
         return build_model(
-            loaded, options, batch_size=self.spec.batch_size, steppers=_steppers(self.path, self.device)
+            loaded,
+            options,
+            batch_size=self.spec.batch_size,
+            steppers=_steppers(self.path, self.device, self.spec.options.all_reduce),
         )
 
     def _prepare(self, before: Transformer, options: TransformersOptions) -> Any:
@@ -228,7 +231,7 @@ class _Load:
     def _runner(self, model: Model, loaded: Transformer) -> Runner:
         """Return the way in which `model` runs its texts."""
         if isinstance(model, TextGenerationModel):
-            return StepRunner(model._stepper)  # noqa: SLF001  # the very one that will serve
+            return StepRunner(model.stepper)  # the very one that will serve
         return GenerateRunner(
             loaded.model,
             device=loaded.device,
@@ -251,7 +254,7 @@ def size_workspace(loaded: Transformer, rows: int) -> None:
             loaded.model(input_ids=ids, attention_mask=mask)
 
 
-def _steppers(path: str, device: torch.device) -> tuple[MakeStepper, ...]:
+def _steppers(path: str, device: torch.device, all_reduce: str) -> tuple[MakeStepper, ...]:
     """Return the ways to run a language model, best first."""
     if path != "graph":
         return EagerStepper, SoloStepper
@@ -259,6 +262,8 @@ def _steppers(path: str, device: torch.device) -> tuple[MakeStepper, ...]:
 
     # Compiling for a CPU takes minutes and gains nothing.
     compiled: MakeStepper = (
-        graph_stepper if device.type == "cuda" else partial(GraphStep, compile_layers=False)
+        partial(graph_stepper, shares_memory=all_reduce == "auto")
+        if device.type == "cuda"
+        else partial(GraphStep, compile_layers=False)
     )
     return compiled, EagerStepper, SoloStepper

@@ -26,14 +26,14 @@ def choose_all_reduce(
     """Return which all-reduce CPU ranks use, and why in a few words.
 
     Args:
-        wanted: `option.all_reduce`: auto, shm or gloo.
+        wanted: `option.all_reduce`: auto, shm, gloo, or nccl, which there is none of for them.
         environ: with LOCAL_SIZE and WORLD_SIZE.
 
     Raises:
         ValueError: `shm` was asked for where it cannot work.
     """
-    if wanted == "gloo":
-        return "gloo", "option.all_reduce=gloo"
+    if wanted in {"gloo", "nccl"}:
+        return "gloo", f"option.all_reduce={wanted}"
     lacking = _why_not_shm(environ, has_compiler=has_compiler, has_ninja=has_ninja, has_gpu=has_gpu)
     if wanted == "shm" and lacking:
         message = f"option.all_reduce=shm: {lacking}; set option.all_reduce=gloo or auto"
@@ -72,7 +72,8 @@ def choose_when_joining(torch_backend: ModuleType, wanted: str, *, has_gpu: bool
             has_ninja=shutil.which("ninja") is not None,
             has_gpu=has_gpu,
         )
-        _log.info("all_reduce_chosen kind=%s reason=%r", chosen, reason)
+        if not has_gpu:  # there NCCL does it
+            _log.info("all_reduce_chosen kind=%s reason=%r", chosen, reason)
         return _build_alone(original) if chosen == "shm" else None
 
     torch_backend.build_shm_op = build_shm_op  # type: ignore[attr-defined]  # a module's function, replaced

@@ -39,9 +39,10 @@ class DeepSpeedOptions(PythonOptions):
     )
     all_reduce: str = option(
         "auto",
-        "How ranks on the CPU add up their parts. shm: shared memory, compiled on first use (45 s, once); "
-        "gloo: needs no compiler, slower; auto: shm where there is a compiler.",
-        choices=("auto", "shm", "gloo"),
+        "How ranks add up their parts. On CPUs, shm: shared memory, compiled on first use (45 s, once); "
+        "gloo: needs no compiler, slower; auto: shm where there is a compiler. On GPUs, nccl; or auto: "
+        "compiled steps of GPT-J read the other GPUs' memory where they can.",
+        choices=("auto", "shm", "gloo", "nccl"),
     )
     path: str = option(
         "auto",
@@ -65,9 +66,9 @@ class DeepSpeedOptions(PythonOptions):
         None, "A JSON file for deepspeed.init_inference, instead of what is made from these options."
     )
     checkpoint: str | None = option(
-        None, "A DeepSpeed checkpoint's JSON file in the model folder; needs option.dtype, excludes quantize."
+        None, "Refused: DeepSpeed's checkpoints are not read. Save the model with save_pretrained."
     )
-    save_mp_checkpoint_path: str | None = option(None, "Where to write the model's parts after cutting it.")
+    save_mp_checkpoint_path: str | None = option(None, "Refused: a cut model is not written.")
     quantize: str | None = option(None, "dynamic_int8: weights of 8 bits, where the device has it.")
     smoothquant_alpha: float | None = option(
         None, "Accepted for DJL Serving's folders; smoothquant is refused."

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from frame_python.handlers.rank_sums import SharedRows, add_up, share_rows
 from frame_python.handlers.step_attention import attend
 
 
@@ -22,13 +23,16 @@ class FusedGPTJBlock(nn.Module):  # type: ignore[misc]  # torch's module is not 
     Args:
         block: transformers' GPTJBlock, or the same with its linear layers cut by DeepSpeed.
         group: ranks that hold the other parts of this block; None when it is whole.
+        shared: memory for the sums of steps; None: all by the group's all-reduce, as prompts always are.
     """
 
-    def __init__(self, block: Any, group: Any = None) -> None:
+    def __init__(self, block: Any, group: Any = None, shared: SharedRows | None = None) -> None:
         super().__init__()
         attn, mlp = block.attn, block.mlp
         self.ln_1, self.act = block.ln_1, mlp.act
         self.layer_idx, self.group = attn.layer_idx, group
+        self.shared_group = shared.group if shared else ""
+        self.register_buffer("shared_rows", shared.buffer if shared else None, persistent=False)
         self.head_dim, self.rotary_dim = attn.head_dim, attn.rotary_dim or attn.embed_dim
         self.width = attn.q_proj.weight.shape[0]
         self.w_in = _join([attn.q_proj, attn.k_proj, attn.v_proj, mlp.fc_in], dim=0)
@@ -59,6 +63,9 @@ class FusedGPTJBlock(nn.Module):  # type: ignore[misc]  # torch's module is not 
         attended = attend(query, key, value, attention_mask, self.head_dim**-0.5).reshape(batch, new, -1)
         inner = self.act(joined[..., 3 * self.width :] + self.b_in)
         out = functional.linear(torch.cat([attended, inner], dim=-1), self.w_out)
+        if self.shared_rows is not None and new == 1:
+            total = add_up(out, self.shared_rows, self.shared_group) + self.b_out + hidden_states
+            return total.to(hidden_states.dtype), None
         if self.group is not None:
             torch.distributed.all_reduce(out, group=self.group)
         return out + self.b_out + hidden_states, None
@@ -88,19 +95,25 @@ def _join(layers: list[Any], dim: int) -> nn.Parameter:
     return nn.Parameter(joined, requires_grad=False)
 
 
-def fuse(model: Any, group: Any = None) -> bool:
+def fuse(model: Any, group: Any = None, *, rows: int = 0) -> bool:
     """Replace the blocks of a GPT-J model in place; False when it is another, or its weights are packed.
 
     Args:
         group: see `FusedGPTJBlock`; None: the one that DeepSpeed's layers know.
+        rows: sequences of the largest step, whose sums go through shared memory if they can; 0: none.
     """
     blocks = getattr(getattr(model, "transformer", None), "h", None)
     if blocks is None or getattr(model.config, "model_type", "") != "gptj":
         return False
     if not all(_is_plain(block) for block in blocks):
         return False
+    group = group or _group_of(blocks[0])
+    shared = None
+    if group is not None and rows:
+        norm = blocks[0].ln_1.weight
+        shared = share_rows(group, rows=rows, width=norm.shape[0], device=norm.device)
     for index, block in enumerate(blocks):
-        blocks[index] = FusedGPTJBlock(block, group or _group_of(block))
+        blocks[index] = FusedGPTJBlock(block, group, shared)
     return True
 
 

@@ -222,19 +222,22 @@ class GraphStep:
             self._row[slot], self._row[neighbour] = other, row
 
 
-def graph_stepper(model: Any, *, slots: int, max_length: int, group: Any = None) -> GraphStep:
+def graph_stepper(
+    model: Any, *, slots: int, max_length: int, group: Any = None, shares_memory: bool = True
+) -> GraphStep:
     """Return the fastest stepper for a model on a CUDA device, compiled and captured: a `MakeStepper`.
 
     What is compiled is kept in the user's cache folder (`compile_cache`), for the next start.
 
     Args:
         group: the ranks over which the model is cut; None: those that DeepSpeed's layers know.
+        shares_memory: let ranks read each other's memory where their GPUs can; see `rank_sums`.
 
     Raises:
         ValueError: the model is none that this can step.
     """
     compile_cache.use(compile_cache.default_root(os.environ), compile_cache.gather_facts(), os.environ)
-    fused_gptj.fuse(model, group)
+    fused_gptj.fuse(model, group, rows=slots if shares_memory else 0)
     step = GraphStep(model, slots=slots, max_length=max_length)
     step.warm_up()
     return step

@@ -50,6 +50,9 @@ class _Job:
 class TextGenerationModel(SequenceModel):
     """A causal language model behind a stepper.
 
+    Attributes:
+        stepper: what runs the model; calls of others, between two steps, must leave its slots as they were.
+
     Invariants:
         - A slot holds one text; the lowest free slot is taken first; texts are placed in the order they came.
         - Every token is chosen by its own text's parameters, from its own text's logits.
@@ -60,7 +63,7 @@ class TextGenerationModel(SequenceModel):
     def __init__(
         self, stepper: Stepper, tokenizer: Any, schema: GenerationSchema, limits: GenerationLimits
     ) -> None:
-        self._stepper = stepper
+        self.stepper = stepper
         self._tokenizer = tokenizer
         self._schema = schema
         self._limits = limits
@@ -73,7 +76,7 @@ class TextGenerationModel(SequenceModel):
 
     def capacity(self) -> int:
         """See `SequenceModel`."""
-        return max(0, self._stepper.slots - len(self._placed) - len(self._waiting))
+        return max(0, self.stepper.slots - len(self._placed) - len(self._waiting))
 
     def admit(self, job: JobId, request: Request) -> None:
         """Read and encode the request; its texts wait for the next step."""
@@ -105,7 +108,7 @@ class TextGenerationModel(SequenceModel):
 
     def close(self) -> None:
         """See `Model`."""
-        self._stepper.close()
+        self.stepper.close()
 
     def digest(self) -> int:
         """Return a hash of the slots and tokens of the last step."""
@@ -133,7 +136,7 @@ class TextGenerationModel(SequenceModel):
 
     def _place(self) -> None:
         """Give free slots to the texts that wait."""
-        free = (slot for slot in range(self._stepper.slots) if slot not in self._placed)
+        free = (slot for slot in range(self.stepper.slots) if slot not in self._placed)
         while self._waiting and (slot := next(free, None)) is not None:
             text = self._waiting.popleft()
             text.slot = slot
@@ -145,7 +148,7 @@ class TextGenerationModel(SequenceModel):
                 self._waiting.remove(text)
             return
         del self._placed[text.slot]
-        self._stepper.release(text.slot)
+        self.stepper.release(text.slot)
         text.slot = None
 
     # --- prompts ------------------------------------------------------------------------------
@@ -154,8 +157,8 @@ class TextGenerationModel(SequenceModel):
         """Take prompt tokens in the order in which texts came, up to the limit; yield first tokens."""
         whole, parts = self._choose_prompts()
         if whole:
-            self._stepper.prefill_many({slot: text.ids for slot, text in whole.items()})
-            logits = [self._stepper.logits(slot) for slot in whole]
+            self.stepper.prefill_many({slot: text.ids for slot, text in whole.items()})
+            logits = [self.stepper.logits(slot) for slot in whole]
             best = best_of(torch.stack(logits)).T.tolist()  # one copy from the device for all
             for (slot, text), scores, (token, log_prob) in zip(whole.items(), logits, best, strict=True):
                 text.taken = text.prompt_length
@@ -190,11 +193,11 @@ class TextGenerationModel(SequenceModel):
         end = text.taken + size
         if not text.parameters.decoder_input_details:
             start, text.taken = text.taken, end
-            return self._stepper.prefill(slot, text.ids[start:end], start)
+            return self.stepper.prefill(slot, text.ids[start:end], start)
         if text.taken == 0:
             text.prefill.append(self._prompt_token(text.ids[0], None))
         while text.taken < end:
-            logits = self._stepper.prefill(slot, text.ids[text.taken : text.taken + 1], text.taken)
+            logits = self.stepper.prefill(slot, text.ids[text.taken : text.taken + 1], text.taken)
             text.taken += 1
             if text.taken < text.prompt_length:
                 token = text.ids[text.taken]
@@ -222,7 +225,7 @@ class TextGenerationModel(SequenceModel):
         if not self._flight:
             return
         texts = self._flight.popleft()
-        tokens, log_probs = self._stepper.end()
+        tokens, log_probs = self.stepper.end()
         for slot, text in texts.items():
             if text.finish_reason:
                 continue  # it ended, or was cancelled, after this step had begun
@@ -230,7 +233,7 @@ class TextGenerationModel(SequenceModel):
                 text.is_given = False
                 yield slot, text, text.take(tokens[slot], log_probs[slot])
             else:
-                yield slot, text, self._take_chosen(text, self._stepper.logits(slot))
+                yield slot, text, self._take_chosen(text, self.stepper.logits(slot))
 
     def _begin_early(self) -> None:
         """Let the device work while the host sends first tokens."""
@@ -247,7 +250,7 @@ class TextGenerationModel(SequenceModel):
             for slot, text in texts.items()
             if text.is_given and in_flight.get(slot) is not text
         }
-        self._stepper.begin(list(texts), given or None)
+        self.stepper.begin(list(texts), given or None)
         for text in texts.values():
             text.begun += 1
         self._flight.append(texts)
