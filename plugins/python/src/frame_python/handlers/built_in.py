@@ -108,7 +108,7 @@ def choose_stepper(loaded: Transformer, slots: int, steppers: Sequence[MakeStepp
     prompts = make_prompts(loaded.model.config.get_text_config().vocab_size)
     expected = references(loaded.model, [prompt[: loaded.max_tokens] for prompt in prompts], steps=6)
     for make in steppers:
-        name = getattr(make, "__name__", repr(make))
+        name = getattr(getattr(make, "func", make), "__name__", repr(make))  # a partial has its function's
         started = time.monotonic()
         found = _try_stepper(make, loaded, slots, expected)
         if not isinstance(found, str):
