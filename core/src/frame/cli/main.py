@@ -129,8 +129,13 @@ def simulate(model: str | None, **flags: Any) -> int:
 @frame.command()
 @click.argument("model", type=click.Path())
 @profile_options
-def profile(model: str, **flags: Any) -> int:
+def profile(model: str, reference: bool, **flags: Any) -> int:  # noqa: FBT001  # a flag
     """Measure how long a model's batches take, for `frame simulate --service FILE`."""
+    if reference:
+        from frame.cli.reference import save_reference
+
+        click.echo(save_reference(model, os.environ))
+        return 0
     from frame.cli.profile import ProfileFlags, profile_model
 
     click.echo(profile_model(model, ProfileFlags(**flags), os.environ))

@@ -85,6 +85,11 @@ _PROFILE = (
     click.option("--repeat", type=_COUNT, default=20, show_default=True, help="Batches of each size."),
     click.option("-o", "--output", type=click.Path(), help="Write the profile here, for frame simulate."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    click.option(
+        "--reference",
+        is_flag=True,
+        help="Instead: save what the model says before it is cut or changed, for the self-check at load.",
+    ),
 )
 
 

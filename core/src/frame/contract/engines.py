@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,6 +221,9 @@ class EngineSpec:
         launch: pure; argv and environment of a group.
         preflight: what can be known to be wrong before a start: one message for each problem, which names
             the option and the remedy. May read small files of the folder; imports no framework.
+        reference: arguments after the interpreter, from model folder and typed options, of a program that
+            saves what a model says before anything is done to it, for a self-check, and prints where; None:
+            the engine takes no references.
         requires: modules that must be importable, with the command that installs them when not.
         packages: further top-level packages that its workers import (the target's own needs no mention).
     """
@@ -238,5 +241,6 @@ class EngineSpec:
     listen_address: Callable[[Any], str | None] = this_host
     launch: Callable[[LaunchRequest], LaunchCommand] = launch_single
     preflight: Callable[[Preflight], Iterable[str]] = nothing_to_check
+    reference: Callable[[str, Any], Sequence[str]] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()

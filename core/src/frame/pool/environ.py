@@ -12,9 +12,10 @@ ALLOWED_NAMES = frozenset({
     "FRAME_COMPILE_CACHE",
 })  # fmt: skip
 ALLOWED_PREFIXES = (
-    "LC_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "CUDNN_", "NVIDIA_", "NCCL_", "NVSHMEM_", "ROCR_", "HIP_",
-    "TF_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_CACHE", "TRANSFORMERS_", "KERAS_", "XLA_",
-    "ORT_", "MALLOC_", "OPTION_", "GLOO_", "DS_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "HYDRA_", "UCX_", "FI_",
+    "LC_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "CUDNN_", "NVIDIA_", "NCCL_", "NVSHMEM_", "ROCR_",
+    "HIP_", "TF_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_CACHE", "TRANSFORMERS_", "KERAS_", "XLA_",
+    "ORT_", "MALLOC_", "OPTION_", "GLOO_", "DS_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "HYDRA_", "UCX_",
+    "FI_",
 )  # fmt: skip
 SECRET_WORDS = ("TOKEN=", "_TOKEN_", "SECRET", "PASSWORD", "CREDENTIAL", "ACCESS_KEY", "API_KEY")
 

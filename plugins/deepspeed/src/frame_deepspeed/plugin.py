@@ -5,6 +5,7 @@ from __future__ import annotations
 import pluggy
 from frame.api import Claim, EngineSpec, FolderListing
 
+from frame_deepspeed import reference
 from frame_deepspeed.launch import degree, launch, listen_address
 from frame_deepspeed.options import DeepSpeedOptions
 from frame_deepspeed.preflight import find_problems
@@ -36,6 +37,7 @@ def frame_engines() -> list[EngineSpec]:
             listen_address=listen_address,
             launch=launch,
             preflight=find_problems,
+            reference=reference.command,
             requires={"torch": remedy, "deepspeed": remedy, "transformers": remedy},
             packages=("frame_python", "djl_python"),
         )
