@@ -201,6 +201,16 @@ class Group:
         return [model.calls.made for model in self.models]  # type: ignore[attr-defined]  # one of those above
 
 
+def assert_in_step(made: Group) -> None:
+    """Hold that all ranks made the same calls, and none failed."""
+    first, *others = made.calls()
+    assert all(calls == first for calls in others)
+    assert all(rank.error is None for rank in made.ranks)
+    assert all(len(rank.payloads) == 0 for rank in made.ranks)
+    # Rank 0 counts the STOP too.
+    assert {rank.follower.progress for rank in made.ranks} == {made.leader.progress - 2}
+
+
 @contextmanager
 def group(
     *models: AnyModel, stall_timeout: float = DEADLINE, link_timeout: float = DEADLINE

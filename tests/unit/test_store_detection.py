@@ -9,7 +9,7 @@ from frame.api import Claim, EngineSpec, FileEntry, FolderListing
 from frame.config.layers import Setting
 from frame.config.settings import Source
 from frame.errors import StoreError
-from frame.store.detection import detect_engine, find_engine
+from frame.store.detection import detect_engine, find_engine, named_engine
 
 
 def spec(name, *claims, aliases=(), detect=None):
@@ -46,6 +46,27 @@ def test_named_engine_is_found_by_name_and_alias_in_any_case(name):
     found = detect_engine(listing("model.py", "a.onnx"), [PYTHON, ONNX], named(name))
     assert (found.spec, found.claim.model_file) == (ONNX, "a.onnx")
     assert found.source.where == "serving.properties:1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"option.mpi_mode": "true"}, "MPI"),
+        ({"option.mpi_mode": "True", "engine": "Python"}, "MPI"),
+        ({"option.mpi_mode": "false", "engine": "Python"}, "Python"),
+        ({"option.mpi_mode": "true", "engine": "OnnxRuntime"}, "OnnxRuntime"),
+        ({}, None),
+    ],
+)
+def test_a_python_handler_in_mpi_mode_is_one_of_the_engine_mpi(settings, name):
+    made = {
+        key: Setting(key=key, value=value, source=Source("file", f"serving.properties:{line}"))
+        for line, (key, value) in enumerate(settings.items())
+    }
+    found = named_engine(made)
+    assert (found.value if found else None) == name
+    if name == "MPI":
+        assert found.source.where == "serving.properties:0"
 
 
 def test_named_engine_needs_no_claim():

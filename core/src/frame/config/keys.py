@@ -148,7 +148,6 @@ ARGUMENTS: dict[str, str] = {
 
 _STACKED = "requests of equal shape are stacked by the engine"
 _MODEL_PY = "write the pre- and post-processing in a model.py (engine=Python)"
-_NO_MPI = "engines that run in several ranks start them by themselves"
 _NO_LLM = "token-level batching is not available; set batch_size and max_batch_delay"
 
 UNUSED_MODEL_KEYS: tuple[UnusedKey, ...] = (
@@ -160,8 +159,7 @@ UNUSED_MODEL_KEYS: tuple[UnusedKey, ...] = (
         for name in ("applySoftmax", "topK", "threshold", "synset", "synsetFileName", "synsetUrl")
     ),
     UnusedKey(name="batchifier", instead=_STACKED),
-    UnusedKey(name="option.mpi_mode", instead=_NO_MPI),
-    UnusedKey(name="option.use_passive_workers", instead=_NO_MPI),
+    UnusedKey(name="option.use_passive_workers", instead="every rank gets every request"),
     UnusedKey(name="option.rolling_batch", instead=_NO_LLM),
     UnusedKey(name="option.max_rolling_batch_size", instead=_NO_LLM),
     UnusedKey(name="option.max_rolling_batch_prefill_tokens", instead=_NO_LLM),

@@ -17,7 +17,7 @@ from frame.config.settings import ModelConfig, ServerConfig, Source
 from frame.contract.options import option_keys
 from frame.errors import FrameError, StoreError
 from frame.store.archives import extract_archive
-from frame.store.detection import Detection, detect_engine
+from frame.store.detection import Detection, detect_engine, named_engine
 from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
 from frame.store.startup import StartupEntry, list_startup
 from frame.store.urls import is_archive_name, local_path, model_name, path_stem
@@ -76,7 +76,7 @@ class ModelReader:
             layers = self._layers(entry, files)
             settings = merge_layers(layers, alias_names(MODEL_KEYS))
             listing = _listing(files, settings)
-            found = detect_engine(listing, self.engines, settings.get("engine"))
+            found = detect_engine(listing, self.engines, named_engine(settings))
             checked = self._check(entry, name, files, found, layers)
         except FrameError as error:
             return _refused(entry, name, (str(error),))

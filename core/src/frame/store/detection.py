@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from frame.api import Claim, EngineSpec, FolderListing
@@ -48,6 +48,18 @@ class Detection:
     spec: EngineSpec
     claim: Claim | None
     source: Source
+
+
+def named_engine(settings: Mapping[str, Setting]) -> Setting | None:
+    """Return the setting that names the engine: `engine`, if any.
+
+    In DJL Serving `option.mpi_mode=true` makes a handler of engine=Python one of engine=MPI.
+    """
+    named, mpi = settings.get("engine"), settings.get("option.mpi_mode")
+    is_python = named is None or named.value.strip().lower() == "python"
+    if is_python and mpi is not None and mpi.value.strip().lower() == "true":
+        return Setting(key=mpi.key, value="MPI", source=mpi.source)
+    return named
 
 
 def detect_engine(listing: FolderListing, engines: Sequence[EngineSpec], named: Setting | None) -> Detection:

@@ -38,6 +38,9 @@ class PythonOptions(TransformersOptions):
         "Number of devices one copy uses, or `max`; passed to the handler. Default: TENSOR_PARALLEL_DEGREE.",
     )
     pipeline_parallel_degree: int = option(1, "Passed to the handler.", minimum=1)
+    mpi_mode: bool = option(
+        False, "DJL Serving's: true runs the handler in several ranks, by engine=DeepSpeed."
+    )
     model_format: str = option(
         "skops",
         "Format of a scikit-learn model.",

@@ -1,0 +1,106 @@
+"""What an act comes to is the same on all ranks, or the group ends; rank 0 waits for the others."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+from frame.api import Part
+from frame.worker.lockstep import DivergenceError
+
+from tests.unit.lockstep_rig import Streaming, Words, assert_in_step, group
+from tests.unit.worker_rig import DEADLINE, answers, wait_until
+
+
+class Apart(Streaming):
+    """Does something else than the other ranks with a word."""
+
+    def __init__(self, word: bytes, does: bytes) -> None:
+        super().__init__()
+        self.words = word, does
+
+    def _answer(self, request):
+        word, does = self.words
+        return super()._answer(
+            replace(request, parts=(Part("data", does),)) if request.data == word else request
+        )
+
+
+@pytest.mark.parametrize(
+    ("word", "does"),
+    [
+        (b"whole", b"error"),
+        (b"error", b"whole"),
+        (b"stream 2", b"stream 1"),
+        (b"stream 1", b"stream 2"),
+        (b"stream 3", b"broken 1"),
+        (b"broken 1", b"stream 3"),
+    ],
+)
+def test_what_fails_or_ends_on_one_rank_alone_ends_rank_0_before_its_next_act(word, does):
+    with group(Streaming(), Streaming(), Apart(word, does)) as made:
+        made.run({1: word})
+        wait_until(lambda: len(made.models[0].calls.made) > 0)
+        made.run({2: b"whole"})
+        made.worker.wait_drained()
+        assert [type(error) for error in made.worker.errors] == [DivergenceError]
+        assert "on rank 2 alone" in str(made.worker.errors[0])
+        predicted = [call for call in made.models[0].calls.made if call[0] == "predict"]
+        assert len(predicted) == 1
+
+
+def test_what_fails_on_all_ranks_is_answered():
+    with group(Streaming(), Streaming(), Streaming()) as made:
+        made.run({1: b"error", 2: b"whole", 3: b"broken 0"})
+        messages = made.worker.batch_end(1)
+        made.end()
+        assert_in_step(made)
+    assert [(job, status) for job, status, _, _ in answers(messages)] == [(1, 400), (2, 200)]
+
+
+def test_a_refused_sequence_that_one_rank_admits_ends_rank_0():
+    class Lenient(Words):
+        def admit(self, job, request):
+            super().admit(job, replace(request, parts=(Part("data", b"a"),)))
+
+    with group(Words(), Lenient()) as made:
+        made.run({1: b"refuse"})
+        made.worker.wait_drained()
+    assert [type(error) for error in made.worker.errors] == [DivergenceError]
+
+
+def test_rank_0_begins_nothing_while_another_rank_is_behind():
+    may_go_on = threading.Event()
+
+    class Behind(Streaming):
+        def predict(self, batch):
+            may_go_on.wait(DEADLINE)
+            return super().predict(batch)
+
+    with group(Streaming(), Behind()) as made:
+        made.run({1: b"whole"})
+        made.run({2: b"whole"})
+        made.worker.batch_end(1)
+        assert len(made.models[0].calls.made) == 1
+        may_go_on.set()
+        made.worker.batch_end(2)
+        made.end()
+        assert_in_step(made)
+
+
+def test_rank_0_does_not_wait_for_ever_for_a_rank_that_is_behind():
+    may_go_on = threading.Event()
+
+    class Behind(Streaming):
+        def predict(self, batch):
+            may_go_on.wait(DEADLINE)
+            return super().predict(batch)
+
+    with group(Streaming(), Behind(), link_timeout=0.05) as made:
+        made.run({1: b"error"})
+        made.worker.wait_drained()
+        may_go_on.set()
+    assert [str(error) for error in made.worker.errors] == [
+        "rank 1 has not ended what rank 0 has, 0.05 s ago"
+    ]
