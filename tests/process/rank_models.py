@@ -192,13 +192,13 @@ def handle(inputs):
 
 
 def put_ranks(store: Path, name: str, ranks: int, handler: str = HANDLER, **properties: object) -> Path:
-    """Make a model of one group of so many ranks; a rank may be behind for two seconds."""
+    """Make a model of one group of so many ranks; a rank may be behind for three seconds."""
     common: dict[str, object] = {
         "engine": "DeepSpeed",
         "minWorkers": 1,
         "maxWorkers": 1,
         "option__tensor_parallel_degree": ranks,
-        "option__group_stall_timeout": 2,
+        "option__group_stall_timeout": 3,
     }
     return put_model(store / name, handler, **common | properties)
 

@@ -18,12 +18,12 @@ from frame.pool.views import view_of
 from tests.process.in_process import InProcess, eventually, plans_of, running, settings_of
 from tests.process.probes import is_alive, put_model
 
+pytestmark = pytest.mark.slow(120)
+
 HANDLER = """
 import os
 import time
 from djl_python import Output
-
-pytestmark = pytest.mark.slow(120)
 
 def handle(inputs):
     if inputs.is_empty():

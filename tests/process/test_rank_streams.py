@@ -147,7 +147,7 @@ def test_unread_streams_hold_up_neither_their_batch_nor_the_ranks(
         start_as_one_batch(server, model, Gate(tmp_path), begin, pool)
         assert_right(fast, answers[0].result())
         before = ranks_of(server, model)
-        waited = time.monotonic() + 3  # longer than group_stall_timeout: to wait for a reader is no stall
+        waited = time.monotonic() + 4  # longer than group_stall_timeout: to wait for a reader is no stall
         until(lambda: time.monotonic() > waited)
         assert ranks_of(server, model) == before
         never_read.close()

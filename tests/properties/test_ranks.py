@@ -135,13 +135,13 @@ class Group(RuleBasedStateMachine):
 TestGroup = Group.TestCase
 
 
-@pytest.mark.parametrize("timeout", [0.1, 1.0, 8.0, 10.0, 11.0, 60.0])
-def test_the_questions_within_the_time_out_are_at_least_four_and_no_more_than_two_seconds_apart(timeout):
+@pytest.mark.parametrize("timeout", [0.1, 0.7, 1.0, 8.0, 10.0, 11.5, 60.0])
+def test_a_rank_that_is_behind_from_between_two_questions_on_is_named_within_the_time_out(timeout):
     policy = StallPolicy(2, timeout)
     assert policy.interval <= LONGEST_INTERVAL
-    assert policy.interval <= timeout / 4
-    assert policy.most_behind >= 4
-    assert timeout <= policy.most_behind * policy.interval < timeout + policy.interval + 1e-9
+    assert policy.most_behind >= 6
+    slowest = (policy.most_behind + 2) * policy.interval
+    assert timeout - policy.interval < slowest <= timeout + 1e-9
 
 
 def test_ranks_that_are_all_silent_are_not_named():

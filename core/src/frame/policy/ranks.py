@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LONGEST_INTERVAL = 2.0
+LONGEST_INTERVAL = 1.0
 """Seconds between two questions, at most."""
-_QUESTIONS = 4
+_QUESTIONS = 8
 """Questions within `timeout`, at least."""
+_ROUNDING = 1e-6
+_UNCERTAIN = 2
+"""Questions by which a rank may have been behind for longer than is seen: one before, one until it is named."""
 
 
 @dataclass(slots=True)
@@ -28,8 +31,7 @@ class StallPolicy:
     and has not changed. What counts is questions, not seconds: a router that stood still itself asked none.
 
     Invariants: a rank is named only if it was behind at each of the last `most_behind` questions; ranks that
-        are all silent, or all equal, are never named; one that stays behind is named within `timeout` plus
-        two intervals.
+        are all silent, or all equal, are never named; one that stays behind is named within `timeout`.
 
     Attributes:
         interval: seconds from one question to the next.
@@ -39,7 +41,7 @@ class StallPolicy:
     def __init__(self, ranks: int, timeout: float) -> None:
         """Judge `ranks` ranks; one may be behind for `timeout` seconds."""
         self.interval = min(LONGEST_INTERVAL, timeout / _QUESTIONS)
-        self.most_behind = math.ceil(timeout / self.interval)
+        self.most_behind = math.floor(timeout / self.interval + _ROUNDING) - _UNCERTAIN
         self._ranks = [_Rank() for _ in range(ranks)]
 
     def heard(self, rank: int, progress: int) -> None:
