@@ -39,7 +39,7 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: store
-	for name in deciding data_plane models adaptive burst large_bodies; do \
+	for name in deciding data_plane models adaptive burst large_bodies continuous_batching tensor_parallel; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 
