@@ -11,7 +11,7 @@ _QUESTIONS = 8
 """Questions within `timeout`, at least."""
 _ROUNDING = 1e-6
 _UNCERTAIN = 2
-"""Questions by which a rank may have been behind for longer than is seen: one before, one until it is named."""
+"""Questions for which a rank may have been behind unseen: one before the first, one until it is named."""
 
 
 @dataclass(slots=True)
