@@ -41,15 +41,17 @@ class Planner:
     ) -> tuple[PlannedModel, ...]:
         """Plan every served entry whose engine is `wanted`; a problem refuses its entry."""
         return tuple(
-            self._plan(entry)
+            self.plan_entry(entry)
             if entry.config is not None and wanted(self.engines[entry.config.engine])
             else PlannedModel(entry=entry, plan=None)
             for entry in catalog.entries
         )
 
-    def _plan(self, entry: CatalogEntry) -> PlannedModel:
+    def plan_entry(self, entry: CatalogEntry) -> PlannedModel:
+        """Plan one entry; one that is refused stays as it is."""
         config = entry.config
-        assert config is not None
+        if config is None:
+            return PlannedModel(entry=entry, plan=None)
         engine = self.engines[config.engine]
         try:
             plan = make_plan(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import uvloop
 
-from frame.cli.listeners import Listening, adapters, app_maker, listeners, tls_files
+from frame.cli.listeners import Listening, adapters, app_maker, listeners, read_token, tls_files
 from frame.cli.plans import PlannedModel, Planner, group_devices, with_entries
+from frame.cli.registrar import Registrar
 from frame.cli.settings import CommandSettings
 from frame.config.settings import ServerConfig
 from frame.errors import FrameError
@@ -31,7 +33,7 @@ from frame.pool.folders import remove_left_behind
 from frame.pool.manager import BrokenModel, WorkloadManager
 from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan
-from frame.store.catalog import Catalog, build_catalog, models_cache
+from frame.store.catalog import Catalog, build_catalog, model_reader, models_cache
 
 _log = logging.getLogger("frame")
 _FAILED_START = 1
@@ -57,15 +59,16 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
     catalog = build_catalog(
         settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
     )
-    planned = _plan(settings, catalog)
+    planned = planner_of(settings).plan(catalog)
     _report(settings.server, with_entries(catalog, planned))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Server(settings, planned).run())
 
 
-def _plan(settings: CommandSettings, catalog: Catalog) -> tuple[PlannedModel, ...]:
+def planner_of(settings: CommandSettings) -> Planner:
+    """Return what plans models on this machine."""
     engines = {spec.name: spec for spec in settings.plugins.engines}
-    return Planner(engines, settings.environ, _cpu_threads(settings.server)).plan(catalog)
+    return Planner(engines, settings.environ, _cpu_threads(settings.server))
 
 
 def _cpu_threads(server: ServerConfig) -> int:
@@ -150,12 +153,13 @@ class _Server:
         """Serve every listener until told to stop; one that cannot listen ends the server."""
         protocols = self._settings.plugins.protocols
         data_plane = DataPlane(manager, adapters(protocols, self._config), data_plane_settings(self._config))
-        make_app = app_maker(self._config, manager, data_plane)
+        token = read_token(self._config, self._settings.environ)
+        make_app = app_maker(self._config, manager, data_plane, self._registrar(manager), token)
         sweeper = tasks.create_task(data_plane.run())
         closer = tasks.create_task(self._close_when_stopped(manager))
         try:
             async with asyncio.TaskGroup() as servers:
-                for listening in listeners(self._config, protocols):
+                for listening in listeners(self._config, protocols, has_token=token is not None):
                     servers.create_task(self._listen(listening, make_app(listening.table)))
         except* FrameError as errors:
             raise errors.exceptions[0] from None
@@ -177,6 +181,20 @@ class _Server:
             stop=self._stop,
             ready=self._announce,
             graceful_timeout=self._config.drain_timeout + _SENDING,
+        )
+
+    def _registrar(self, manager: WorkloadManager) -> Registrar:
+        config, pattern = self._config, self._config.model_url_pattern
+        return Registrar(
+            reader=model_reader(
+                config, self._settings.plugins.engines, self._settings.environ, lenient=self._settings.lenient
+            ),
+            planner=planner_of(self._settings),
+            manager=manager,
+            store=Path(config.model_store) if config.model_store else None,
+            allowed=None if pattern is None else re.compile(pattern),
+            drain_timeout=config.drain_timeout,
+            announce=_report_groups,
         )
 
     def _time_left(self) -> float:

@@ -53,6 +53,20 @@ class Address:
         return f"{self.scheme}://{host}:{self.port}"
 
 
+def parse_pattern(text: str) -> str:
+    """Return a regular expression as it is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        re.compile(text)
+    except re.error as error:
+        message = f"{text!r} is no regular expression: {error}"
+        raise ValueError(message) from error
+    return text
+
+
 def parse_address(text: str) -> Address:
     """Read `http://host[:port]`, `https://host[:port]` or `unix:/path`.
 

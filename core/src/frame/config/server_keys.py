@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frame.config.forms import parse_address, parse_devices
+from frame.config.forms import parse_address, parse_devices, parse_pattern
 from frame.config.keys import Key, UnusedKey
 
 SERVER_KEYS: tuple[Key, ...] = (
@@ -10,6 +10,10 @@ SERVER_KEYS: tuple[Key, ...] = (
         parse=parse_address, doc="Where requests come in: http(s)://host[:port] or unix:/path."),
     Key(name="management_address", kind=str, default=None, parse=parse_address,
         doc="Where /models and /server/metrics are; unset: at a loopback inference_address, else nowhere."),
+    Key(name="management_token_file", kind=str, default=None,
+        doc="File with the token of routes that change something; FRAME_MANAGEMENT_TOKEN wins."),
+    Key(name="model_url_pattern", kind=str, default=None, parse=parse_pattern,
+        doc="Regular expression that a url to register must match as a whole."),
     Key(name="http_server", kind=str, default="hypercorn", choices=("hypercorn", "uvicorn"),
         doc="hypercorn (HTTP/1.1, HTTP/2) or uvicorn (HTTP/1.1, faster)."),
     Key(name="model_store", kind=str, default=None, doc="Folder of models."),
@@ -87,7 +91,6 @@ _NO_RATE = "watch the metrics of /server/metrics"
 UNUSED_SERVER_KEYS: tuple[UnusedKey, ...] = (
     UnusedKey(name="number_of_netty_threads", instead="http_server=uvicorn is the faster HTTP server"),
     UnusedKey(name="cluster_address", instead="serve each node by itself"),
-    UnusedKey(name="model_url_pattern", instead="list the models in load_models"),
     UnusedKey(name="timeout_http_code", instead="a time-out is answered with wlm_error_http_code"),
     UnusedKey(name="error_rate_wlm", instead=_NO_RATE),
     UnusedKey(name="error_rate_server", instead=_NO_RATE),

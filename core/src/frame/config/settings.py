@@ -100,6 +100,8 @@ class ServerConfig:
 
     inference_address: Address
     management_address: Address
+    management_token_file: str | None
+    model_url_pattern: str | None
     http_server: Literal["hypercorn", "uvicorn"]
     model_store: str | None
     load_models: str

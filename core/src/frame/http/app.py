@@ -5,6 +5,7 @@ from __future__ import annotations
 from frame.errors import ModelNotFoundError
 from frame.http.answers import JSON_TYPE, common_headers, error_body, request_id_from
 from frame.http.dataplane import DataPlane
+from frame.http.guard import Guard, Refusal
 from frame.http.invocation import Headers
 from frame.http.routes import Found, Resolved, RouteTable
 from frame.http.servers import AsgiApp, Message, Receive, Scope, Send
@@ -24,12 +25,19 @@ class FrameApp:
         data_plane: DataPlane,
         control_plane: AsgiApp,
         cors: tuple[tuple[bytes, bytes], ...] = (),
+        guard: Guard | None = None,
     ) -> None:
-        """Serve `table`; `cors` are headers for every answer."""
+        """Serve `table`.
+
+        Args:
+            cors: headers for every answer.
+            guard: is asked about routes of class *control*; None: as where no token is set.
+        """
         self._table = table
         self._data_plane = data_plane
         self._control_plane = control_plane
         self._cors = cors
+        self._guard = guard or Guard()
         self._cache: dict[tuple[str, bytes], Resolved] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +49,11 @@ class FrameApp:
         if self._cors:
             send = _with_headers(send, self._cors)
         if not isinstance(found, Found) or found.endpoint.plane != "data":
-            await self._control_plane(scope, receive, send)
+            refused = _needs_leave(found) and self._guard.refusal(scope)
+            if refused:
+                await _send_refusal(scope, send, refused)
+            else:
+                await self._control_plane(scope, receive, send)
         elif key[0] == "OPTIONS":
             await self._send_options(scope, send, found)
         else:
@@ -66,6 +78,18 @@ class FrameApp:
         headers += [JSON_TYPE, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _needs_leave(found: Resolved) -> bool:
+    return isinstance(found, Found) and found.endpoint.route_class == "control"
+
+
+async def _send_refusal(scope: Scope, send: Send, refused: Refusal) -> None:
+    body = error_body(refused.status, refused.type_name, refused.message)
+    headers: Headers = common_headers(request_id_from(scope["headers"]))
+    headers += [JSON_TYPE, (b"content-length", str(len(body)).encode()), *refused.headers]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _with_headers(send: Send, more: tuple[tuple[bytes, bytes], ...]) -> Send:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
@@ -20,16 +20,16 @@ from frame.errors import (
 )
 from frame.http import answers, descriptions
 from frame.http.explanations import explanation_body, explanation_text
-from frame.http.host import ModelHost, ModelView
+from frame.http.host import ModelHost, ModelRegistry, ModelView
+from frame.http.management import MAX_BODY_BYTES, Handler, management_handlers
 from frame.http.openapi import openapi_document
-from frame.http.routes import Endpoint, RouteTable
-
-Handler = Callable[..., Awaitable[Response]]
+from frame.http.routes import ANY_METHOD, Endpoint, RouteTable
 
 PAGE_LIMIT = 100  # DJL Serving's default and maximum for GET /models
 TEXT_TYPE = "text/plain; charset=utf-8"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _INTEGER = re.compile(r"-?[0-9]{1,9}")  # more digits than any count has
 
 _log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def create_app(
     registry: CollectorRegistry,
     routes: RouteTable,
     *,
+    models: ModelRegistry | None = None,
     allow_multi_status: bool = False,
     request_id_header: str = answers.REQUEST_ID_HEADER.decode(),
 ) -> Quart:
@@ -49,6 +50,7 @@ def create_app(
         host: the server that is shown.
         registry: metrics to show; the app adds none of its own.
         routes: the table; its control-plane rows are served here.
+        models: what the routes of class *control* change; None: they are left out.
         allow_multi_status: `/ping` answers 207 instead of 200 while a model is PENDING.
         request_id_header: name of the header that carries the client's request id.
 
@@ -57,7 +59,12 @@ def create_app(
     """
     app = Quart("frame.http.control", static_folder=None)
     app.url_map.merge_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     handlers = _handlers(host, registry, routes, allow_multi_status=allow_multi_status)
+    if models is None:
+        routes = routes.restricted_to("inference", "observe")
+    else:
+        handlers |= management_handlers(models)
     for endpoint in routes.endpoints:
         if endpoint.plane == "control":
             _add(app, endpoint, handlers[endpoint.name])
@@ -67,9 +74,8 @@ def create_app(
 
 def _add(app: Quart, endpoint: Endpoint, handler: Handler) -> None:
     rule = endpoint.path.replace("{", "<").replace("}", ">")
-    app.add_url_rule(
-        rule, endpoint.name, handler, methods=list(endpoint.methods), provide_automatic_options=False
-    )
+    methods = _METHODS if ANY_METHOD in endpoint.methods else endpoint.methods
+    app.add_url_rule(rule, endpoint.name, handler, methods=list(methods), provide_automatic_options=False)
 
 
 def _handlers(

@@ -101,6 +101,63 @@ class ExplainedModel:
     view: ExplainView
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A model to serve from now on.
+
+    Attributes:
+        url: as an entry of `load_models`.
+        name, version: None: as the url says.
+        settings: by key of serving.properties; they win over the model's own.
+    """
+
+    url: str
+    name: str | None = None
+    version: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerChange:
+    """How many workers a model shall have from now on; None leaves a number as it is.
+
+    Attributes:
+        minimum, maximum: on each device that counts.
+        device: `cpu`, `gpu`, or one of them with its number; None: all that the model is on.
+    """
+
+    minimum: int | None = None
+    maximum: int | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledModel:
+    """The fewest and the most workers of a model, on all of its devices together."""
+
+    name: str
+    minimum: int
+    maximum: int
+
+
+class ModelRegistry(Protocol):
+    """What changes the models that are served. Members raise `FrameError`s."""
+
+    async def register(self, wanted: Registration, *, waits: bool) -> str:
+        """Serve a model and return its name; `waits`: once it is up."""
+        ...
+
+    async def unregister(self, name: str, version: str | None) -> None:
+        """Serve a version, or a model, no longer; returns when its workers are gone."""
+        ...
+
+    async def scale(
+        self, name: str, version: str | None, change: WorkerChange, *, waits: bool
+    ) -> Sequence[ScaledModel]:
+        """Set how many workers a version, or each of a model's, has; `waits`: until they are up."""
+        ...
+
+
 class ModelHost(Protocol):
     """The server as the control plane sees it. All members are cheap and called on the loop's thread."""
 

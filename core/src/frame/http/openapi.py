@@ -14,6 +14,10 @@ _PARAMETER_TEXT = {"model": "Name of a model", "version": "Version of the model"
 
 _ERROR_TEXT = {
     "400": "The request is wrong; the message says which input and what was expected",
+    "401": "The management token is missing or wrong",
+    "403": "Without a management token: not for web pages",
+    "409": "A model of that name and version is there already",
+    "500": "The model did not load; the message says why",
     "404": "No such model or path",
     "405": "The path exists, the method does not",
     "413": "The body is larger than max_request_size",
@@ -47,7 +51,7 @@ def openapi_document(table: RouteTable, *, title: str = "Frame") -> Json:
 
 def _operation(endpoint: Endpoint) -> Json:
     parameters = [_path_parameter(name) for name in endpoint.parameters]
-    parameters += _QUERY_PARAMETERS.get(endpoint.path, [])
+    parameters += _QUERY_PARAMETERS.get(endpoint.name, _QUERY_PARAMETERS.get(endpoint.path, []))
     operation: Json = {
         "operationId": endpoint.name,
         "tags": [endpoint.route_class],
@@ -56,6 +60,8 @@ def _operation(endpoint: Endpoint) -> Json:
     }
     if parameters:
         operation["parameters"] = parameters
+    if endpoint.name == "register_model":
+        operation["requestBody"] = {"content": {"application/json": {"schema": _settings(_REGISTRATION)}}}
     if endpoint.plane == "data":
         operation["requestBody"] = {"content": {"application/json": {}, "*/*": {}}}
     return operation
@@ -74,7 +80,36 @@ _EXPLAIN_FORMAT = [
     _query("format", "JSON or plain words; unset: by the Accept header", {"enum": ["json", "text"]})
 ]
 
+_INTEGER: Json = {"type": "integer"}
+_YES: Json = {"type": "boolean", "default": True}
+_WAITS = _query("synchronous", "Answer once the workers are up", _YES)
+_SCALE = [
+    _query("min_worker", "Fewest workers on each device; -1: as it is", _INTEGER),
+    _query("max_worker", "Most workers on each device; -1: as it is", _INTEGER),
+    _query("device", "Only on this device, or kind of device", _TEXT),
+    _WAITS,
+]
+_REGISTRATION = [
+    _query("url", "Folder or archive of the model", _TEXT) | {"required": True},
+    _query("model_name", "Its name; absent: from the url", _TEXT),
+    _query("model_version", "Its version", _TEXT),
+    _query("engine", "Its engine; absent: from its files", _TEXT),
+    _query("device", "Where it is put, as load_on_devices", _TEXT),
+    _query("job_queue_size", "Requests that may wait", _INTEGER),
+    _query("batch_size", "Requests in a batch", _INTEGER),
+    _query("max_batch_delay", "Milliseconds that a batch waits for more requests", _INTEGER),
+    _query("max_idle_time", "Seconds for which a worker may be one too many", _INTEGER),
+    *_SCALE[:2],
+    _WAITS,
+]
+"""Any other key of serving.properties may be given as well."""
+
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
+    "register_model": _REGISTRATION,
+    "scale_model": _SCALE,
+    "scale_model_version": _SCALE,
+    "unregister_model": [],
+    "set_logging": [_query("level", "error, warn, info or debug", {"type": "string", "default": "info"})],
     "/models": [
         _query(
             "limit", "Models on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}
@@ -111,6 +146,21 @@ def _json_answer(text: str, schema: str) -> Json:
     return {"description": text, "content": content}
 
 
+def _settings(parameters: list[Json]) -> Json:
+    """Return the schema of the same parameters as a JSON object."""
+    return {
+        "type": "object",
+        "required": [item["name"] for item in parameters if item["required"]],
+        "properties": {item["name"]: item["schema"] for item in parameters},
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+    }
+
+
+def _done(text: str, *more: str) -> Json:
+    return {"200": _json_answer(text, "Done")} | _errors("400", "401", "403", *more)
+
+
+_SCALED = _done("As many workers are up", "503") | {"202": _json_answer("They are on their way", "Done")}
 _EXPLANATION = _json_answer("Sentences, advice and the records that they are made from", "Explanation")
 _EXPLANATION["content"]["text/plain"] = {"schema": _TEXT}
 _EXPLAINED: Json = {"200": _EXPLANATION} | _errors("400", "503")
@@ -128,6 +178,13 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     "describe_model_version": {"200": _json_answer("An array of one element", "Descriptions")},
     "explain_model": _EXPLAINED,
     "explain_model_version": _EXPLAINED,
+    "register_model": _done("The model is up", "409", "500", "503")
+    | {"202": _json_answer("Its workers are on their way", "Done")},
+    "scale_model": _SCALED,
+    "scale_model_version": _SCALED,
+    "unregister_model": _done("Its workers are gone"),
+    "unregister_model_version": _done("Its workers are gone"),
+    "set_logging": _done("The level is set"),
     "metrics": {"200": {"description": "Metrics", "content": {"text/plain": {"schema": _TEXT}}}},
 }
 
@@ -157,6 +214,7 @@ def _schemas() -> Json:
     )
     return {
         "Error": _object("code type message", code=_COUNT, type=_TEXT, message=_TEXT),
+        "Done": _object("status", status=_TEXT),
         "Health": {"type": "object", "additionalProperties": health},
         "ModelPage": _object("models", models=_array(listed), nextPageToken=_TEXT),
         "Descriptions": _array(

@@ -118,6 +118,23 @@ CONTROL_PLANE: tuple[Endpoint, ...] = (
 """The server's own routes; protocols add theirs of class *inference* on the data plane."""
 
 
+def _control(name: str, method: str, path: str, summary: str) -> Endpoint:
+    return Endpoint(
+        name=name, path=path, methods=(method,), route_class="control", plane="control", summary=summary
+    )
+
+
+MANAGEMENT: tuple[Endpoint, ...] = (
+    _control("register_model", "POST", "/models", "Serve one more model, or one more version"),
+    _control("scale_model", "PUT", "/models/{model}", "Set how many workers each version has"),
+    _control("scale_model_version", "PUT", "/models/{model}/{version}", "The same of one version"),
+    _control("unregister_model", "DELETE", "/models/{model}", "Serve a model no longer, all its versions"),
+    _control("unregister_model_version", "DELETE", "/models/{model}/{version}", "The same of one version"),
+    _control("set_logging", ANY_METHOD, "/server/logging", "Set the level of the server's log"),
+)
+"""The routes that change something: on loopback listeners, or with a token (`http.guard`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The endpoint that answers, with its decoded path parameters."""
@@ -214,7 +231,7 @@ def endpoints_of(protocol: Protocol) -> tuple[Endpoint, ...]:
 def default_table() -> RouteTable:
     """The routes of a server without protocol plugins: DJL Serving's predictions and the server's own."""
     own = (endpoint for protocol in frame_protocols() for endpoint in endpoints_of(protocol))
-    return RouteTable((*own, *CONTROL_PLANE))
+    return RouteTable((*own, *CONTROL_PLANE, *MANAGEMENT))
 
 
 def _summary(path: str) -> str:

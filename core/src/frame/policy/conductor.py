@@ -62,6 +62,11 @@ class Conductor(Generic[RunnerT, JobT]):
         self._adaptive = None if adaptive is None else AdaptiveBatching(adaptive, batching, self.times)
         self._scaler = ScalingPolicy(scaling)
 
+    def set_scaling(self, limits: ScalingLimits) -> None:
+        """Use other limits from the next decision on."""
+        self.scaling = limits
+        self._scaler.set_limits(limits)
+
     @property
     def waiting(self) -> Dispatcher[RunnerT, JobT]:
         """The jobs that no worker has."""

@@ -110,6 +110,19 @@ class WorkloadManager:
         with suppress(ModelNotReadyError):
             self.find(name, version)
 
+    def versions(self, name: str, version: str | None) -> list[str | None]:
+        """Return the versions of a model that are served and stay: all of them, or the one that is named."""
+        found = [key for key, pool in self._pools.get(name, {}).items() if pool not in self._ending]
+        wanted = None if version == "default" else version
+        return found if version is None else [key for key in found if key == wanted]
+
+    def forget_broken(self, name: str, version: str | None) -> bool:
+        """Forget what of a model could not be served as it was configured; tell whether there was any."""
+        gone = [key for key in self._broken if key[0] == name and version in {None, key[1]}]
+        for key in gone:
+            del self._broken[key]
+        return bool(gone)
+
     def only_model(self) -> str | None:
         """Return the name of the only model, if there is just one."""
         names = set(self._pools) | {name for name, _ in self._broken}
@@ -137,6 +150,7 @@ class WorkloadManager:
         versions = self._pools.setdefault(plan.name, {})
         if plan.version in versions:
             raise ModelExistsError(f"Model {label_of(plan)} is already registered.")
+        self._broken.pop((plan.name, plan.version), None)
         pool = versions[plan.version] = ModelPool(plan, self._prepare, resources=self._placer)
         if self._tasks is not None:
             self._tasks.create_task(pool.run())

@@ -98,6 +98,11 @@ class ModelPool:
         """The plan, with the interpreter of the model's own environment once that is made."""
         return self._supervisor.plan
 
+    def change_plan(self, plan: ModelPlan) -> None:
+        """Have other numbers of workers from now on."""
+        self._policies.set_scaling(scaling_limits(plan))
+        self._supervisor.change_plan(plan)
+
     @property
     def groups(self) -> dict[int, WorkerGroup]:
         """The worker groups by key."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from frame.config.settings import ModelConfig, memory_needs, worker_limits
 from frame.contract.engines import EngineSpec, RanksRequest
-from frame.errors import ConfigError
+from frame.errors import BadRequestError, ConfigError
 from frame.policy.adaptive import DEFAULT_MOST, AdaptiveLimits
 from frame.policy.batching import BatchLimits
 from frame.policy.lifecycle import RestartLimits
@@ -158,6 +158,44 @@ def make_plan(
         parallel_loading=config.parallel_loading,
         log_every=config.metrics_aggregation if config.log_request_metric else 0,
     )
+
+
+def with_workers(plan: ModelPlan, minimum: int | None, maximum: int | None, device: str | None) -> ModelPlan:
+    """Return a plan with other numbers of workers on each of its places.
+
+    Args:
+        device: a kind or a device, as `WorkerChange.device`.
+
+    Raises:
+        BadRequestError: the model is not there, or cannot have as many.
+    """
+    chosen = [place for place in plan.places if device is None or _is_on(place, device)]
+    if not chosen:
+        on = ", ".join("+".join(place.devices) for place in plan.places)
+        raise BadRequestError(f"Parameter device: {plan.name} is on {on}, not on {device}.")
+    places = {place.devices: _changed(place, minimum, maximum, plan) for place in chosen}
+    return replace(
+        plan,
+        places=tuple(places.get(place.devices, place) for place in plan.places),
+        is_maximum_set=plan.is_maximum_set or maximum is not None,
+    )
+
+
+def _is_on(place: Place, device: str) -> bool:
+    return device in place.devices or all(kind_of(name) == device for name in place.devices)
+
+
+def _changed(place: Place, minimum: int | None, maximum: int | None, plan: ModelPlan) -> Place:
+    fewest = place.minimum if minimum is None else minimum
+    most = place.maximum if maximum is None else maximum
+    if maximum is None and minimum is not None:
+        most = max(most, minimum)
+    if most < max(1, fewest):
+        raise BadRequestError(f"Parameter max_worker: expected {max(1, fewest)} (min_worker) or more.")
+    if plan.group.engine.fills_devices and most > 1 and place.devices != ("cpu",):
+        raise BadRequestError("Parameter max_worker: a group fills its devices: expected 1 for each.")
+    shared = min(plan.config.slots_per_group, most)
+    return replace(place, minimum=fewest, maximum=most, slots_per_group=shared)
 
 
 def _ranks(

@@ -105,6 +105,13 @@ class Supervisor:
         """A batch was answered: past deaths are forgiven, and failed starts if this one came after them."""
         self._restarts.answered(group.key)
 
+    def change_plan(self, plan: ModelPlan) -> None:
+        """Follow another plan: other numbers of workers on the same devices."""
+        self.plan = plan
+        if plan.min_workers:
+            self._wake()
+        self._changed.set()
+
     def look_again(self) -> None:
         """Something changed: see whether a group is missing."""
         self._changed.set()
@@ -263,7 +270,7 @@ class Supervisor:
         """Make the model's environment; one that cannot be made is tried again after a pause."""
         prepared, error = await unless_set(self._start_nothing, self._prepare(self.plan))
         if prepared is not None:
-            self.plan, self._is_prepared = prepared, True
+            self.plan, self._is_prepared = replace(self.plan, group=prepared.group), True
         elif error is not None:
             _log.debug("prepare_failed model=%s", self.plan.name, exc_info=error)
             self._fail(f"prepare: {error}")

@@ -163,13 +163,7 @@ def build_catalog(
         models: entries of `-m`; see `list_startup` for how they and the store go together.
         lenient: unknown keys are warnings.
     """
-    reader = ModelReader(
-        server=config,
-        engines=tuple(engines),
-        environ=environ,
-        cache=models_cache(config, environ),
-        lenient=lenient,
-    )
+    reader = model_reader(config, engines, environ, lenient=lenient)
     startup = list_startup(config, models, engines)
     problems = list(startup.problems)
     found: dict[tuple[str, str | None], CatalogEntry] = {}
@@ -182,6 +176,19 @@ def build_catalog(
                 "give one of them another name or version: NAME:VERSION=PATH"
             )
     return Catalog(entries=tuple(found.values()), warnings=tuple(startup.warnings), problems=tuple(problems))
+
+
+def model_reader(
+    config: ServerConfig, engines: Sequence[EngineSpec], environ: Mapping[str, str], *, lenient: bool
+) -> ModelReader:
+    """Return what reads models for a server; `lenient` as in `build_catalog`."""
+    return ModelReader(
+        server=config,
+        engines=tuple(engines),
+        environ=environ,
+        cache=models_cache(config, environ),
+        lenient=lenient,
+    )
 
 
 def models_cache(config: ServerConfig, environ: Mapping[str, str]) -> Path:

@@ -109,10 +109,10 @@ def _add_listed(result: StartupList, texts: Sequence[str], source: Source, store
         except StoreError as error:
             result.problems.append(f"{source}: {error}")
             continue
-        result.entries.append(StartupEntry(replace(url, location=_in_store(url.location, store)), source))
+        result.entries.append(StartupEntry(replace(url, location=in_store(url.location, store)), source))
 
 
-def _in_store(location: str, store: Path | None) -> str:
+def in_store(location: str, store: Path | None) -> str:
     """Look a relative location up: a bare name in the store first, a path in the current folder first."""
     if store is None or Path(location).is_absolute() or ":" in location:
         return location

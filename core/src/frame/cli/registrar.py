@@ -1,0 +1,153 @@
+"""Register, scale and unregister models while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from frame.cli.plans import PlannedModel, Planner
+from frame.config.settings import Source
+from frame.errors import BadRequestError, ConfigError, LoadError, ModelNotFoundError, ModelNotReadyError
+from frame.http.host import Registration, ScaledModel, WorkerChange
+from frame.pool.manager import WorkloadManager
+from frame.pool.model import ModelPool
+from frame.pool.plan import ModelPlan, with_workers
+from frame.store.catalog import ModelReader
+from frame.store.startup import StartupEntry, in_store
+from frame.store.urls import parse_model_url
+
+_log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.05
+_SOURCE = Source("rest", "POST /models")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registrar:
+    """What the control routes do; called on the loop's thread.
+
+    Attributes:
+        store: where relative locations are looked for.
+        allowed: what a url must match as a whole (`model_url_pattern`); None: anything.
+        drain_timeout: seconds that requests of a model get which is unregistered.
+        announce: told of each plan that is served.
+    """
+
+    reader: ModelReader
+    planner: Planner
+    manager: WorkloadManager
+    store: Path | None
+    allowed: re.Pattern[str] | None
+    drain_timeout: float
+    announce: Callable[[ModelPlan], None]
+
+    async def register(self, wanted: Registration, *, waits: bool) -> str:
+        """Serve a model and return its name.
+
+        Args:
+            waits: return when it is up; one that does not load is forgotten again.
+
+        Raises:
+            BadRequestError, ConfigError, StoreError: url, settings or files are wrong.
+            ModelExistsError: it is there already.
+            LoadError: it did not load, and says why.
+        """
+        if self.allowed is not None and self.allowed.fullmatch(wanted.url) is None:
+            raise BadRequestError("Parameter url: it does not match model_url_pattern.")
+        loop = asyncio.get_running_loop()
+        planned = await loop.run_in_executor(None, self._plan, wanted)
+        if planned.plan is None:
+            raise ConfigError("; ".join(planned.entry.problems))
+        plan = replace(planned.plan, loaded_at_startup=False)
+        pool = self.manager.add(plan)
+        self.announce(plan)
+        _log.info("model_registered model=%s version=%s url=%s", plan.name, plan.version, plan.url)
+        if waits:
+            await pool.settled.wait()  # model_loading_timeout bounds it
+            if pool.status == "FAILED":
+                reason = pool.reason
+                await self.manager.remove(plan.name, plan.version, 0.0)
+                raise LoadError(f"Model {plan.name} did not load: {reason}")
+        return plan.name
+
+    def _plan(self, wanted: Registration) -> PlannedModel:
+        """Read files and settings; blocks on the disk."""
+        url = parse_model_url(wanted.url)
+        url = replace(
+            url,
+            name=wanted.name or url.name,
+            version=wanted.version or url.version,
+            location=in_store(url.location, self.store),
+            arguments=MappingProxyType({**url.arguments, **wanted.settings}),
+        )
+        return self.planner.plan_entry(self.reader.read(StartupEntry(url, _SOURCE)))
+
+    async def unregister(self, name: str, version: str | None) -> None:
+        """Take no more requests for a model, finish those that are here, end its workers; all its versions.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        versions = self.manager.versions(name, version)
+        forgot = self.manager.forget_broken(name, version)
+        if not versions and not forgot:
+            raise ModelNotFoundError(f"Model or workflow not found: {name}")
+        await asyncio.gather(*(self.manager.remove(name, found, self.drain_timeout) for found in versions))
+        _log.info("model_unregistered model=%s version=%s", name, version)
+
+    async def scale(
+        self, name: str, version: str | None, change: WorkerChange, *, waits: bool
+    ) -> Sequence[ScaledModel]:
+        """Set how many workers a model has; of all its versions when none is named.
+
+        Args:
+            waits: return when as many are up, or `model_loading_timeout` has passed.
+
+        Raises:
+            ModelNotFoundError: there is none.
+            ModelNotReadyError: it is not up, or not as many came up in time.
+            BadRequestError: the numbers, or the device, are not possible.
+        """
+        pools = [self.manager.find(name, found) for found in self._existing(name, version)]
+        plans = [with_workers(pool.plan, change.minimum, change.maximum, change.device) for pool in pools]
+        for pool in pools:
+            pool.check_ready()
+        for pool, plan in zip(pools, plans, strict=True):
+            pool.change_plan(plan)
+        if waits:
+            await asyncio.gather(*(_wait_scaled(pool) for pool in pools))
+        return [
+            ScaledModel(name=plan.name, minimum=plan.min_workers, maximum=plan.max_workers) for plan in plans
+        ]
+
+    def _existing(self, name: str, version: str | None) -> Sequence[str | None]:
+        self.manager.require(name, version)
+        return self.manager.versions(name, version)
+
+
+def _ready_workers(pool: ModelPool) -> int:
+    return sum(group.slots for group in pool.groups.values() if group.takes_work)
+
+
+def _is_scaled(pool: ModelPool) -> bool:
+    return pool.plan.min_workers <= _ready_workers(pool) <= pool.plan.max_workers
+
+
+async def _wait_scaled(pool: ModelPool) -> None:
+    """Return when the workers are within their limits.
+
+    Raises:
+        ModelNotReadyError: they are not in time.
+    """
+    limit = pool.plan.config.model_loading_timeout
+    try:
+        async with asyncio.timeout(limit):
+            while not _is_scaled(pool):  # noqa: ASYNC110  # groups tell nobody of all their changes
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        message = f"Model {pool.plan.name}: {_ready_workers(pool)} workers are up after {limit:g} s"
+        raise ModelNotReadyError(message) from None

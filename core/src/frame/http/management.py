@@ -1,0 +1,157 @@
+"""The control routes: register, scale and unregister models, set the log's level."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+
+from quart import Response, request
+
+from frame.errors import BadRequestError
+from frame.http import answers
+from frame.http.host import ModelRegistry, Registration, WorkerChange
+
+Handler = Callable[..., Awaitable[Response]]
+
+MAX_BODY_BYTES = 1 << 20
+LEVELS: Mapping[str, int] = MappingProxyType({
+    "off": logging.CRITICAL + 1, "error": logging.ERROR, "warn": logging.WARNING, "warning": logging.WARNING,
+    "info": logging.INFO, "debug": logging.DEBUG, "trace": logging.DEBUG,
+})  # fmt: skip
+"""Levels of `/server/logging`, DJL Serving's names."""
+KEYS: Mapping[str, str] = MappingProxyType({
+    "min_worker": "minWorkers", "max_worker": "maxWorkers", "device": "load_on_devices",
+})  # fmt: skip
+"""DJL Serving's parameters that have another name in serving.properties."""
+_COUNTS = frozenset(
+    {"job_queue_size", "batch_size", "max_batch_delay", "max_idle_time", "min_worker", "max_worker"}
+)
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
+_NAME = re.compile(r"[\w.-]{1,255}", re.ASCII)
+_BOOLEANS = {"true": True, "false": False}
+
+
+def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
+    """Return the handler of each control route by the route's name."""
+
+    async def register_model() -> Response:
+        given = await _parameters()
+        waits = _boolean(given, "synchronous", default=True)
+        url = given.pop("url", "")
+        if not url:
+            raise BadRequestError("Parameter url is required.")
+        wanted = Registration(
+            url=url,
+            name=_name(given, "model_name"),
+            version=_name(given, "model_version"),
+            settings={KEYS.get(key, key): value for key, value in given.items()},
+        )
+        name = await models.register(wanted, waits=waits)
+        if waits:
+            return _status(f'Model "{name}" registered.')
+        return _status(f'Model "{name}" registration scheduled.', 202)
+
+    async def scale_model(model: str, version: str | None = None) -> Response:
+        given = await _parameters()
+        waits = _boolean(given, "synchronous", default=True)
+        change = WorkerChange(
+            minimum=_count(given, "min_worker"),
+            maximum=_count(given, "max_worker"),
+            device=given.pop("device", None) or None,
+        )
+        _refuse_others(given)
+        scaled = await models.scale(model, version, change, waits=waits)
+        lines = [
+            f'Workflow "{item.name}" worker scaled. New Worker configuration '
+            f"min workers:{item.minimum} max workers:{item.maximum}"
+            for item in scaled
+        ]
+        return _status("\n".join(lines), 200 if waits else 202)
+
+    async def unregister_model(model: str, version: str | None = None) -> Response:
+        await models.unregister(model, version)
+        return _status(f'Model or workflow "{model}" unregistered')
+
+    async def set_logging() -> Response:
+        given = await _parameters()
+        name = given.pop("level", "info").lower()
+        _refuse_others(given)
+        if name not in LEVELS:
+            raise BadRequestError(f"Parameter level: expected one of {', '.join(LEVELS)}.")
+        logging.getLogger().setLevel(LEVELS[name])
+        return _status("OK")
+
+    return {
+        "register_model": register_model,
+        "scale_model": scale_model,
+        "scale_model_version": scale_model,
+        "unregister_model": unregister_model,
+        "unregister_model_version": unregister_model,
+        "set_logging": set_logging,
+    }
+
+
+async def _parameters() -> dict[str, str]:
+    """Return the query's parameters on top of those of a JSON body, all as text.
+
+    Raises:
+        BadRequestError: the body is no JSON object of plain values, or a number is none.
+    """
+    given = dict(_body(await request.get_data())) if request.mimetype == "application/json" else {}
+    given |= request.args.to_dict()
+    for name in _COUNTS & given.keys():
+        if _INTEGER.fullmatch(given[name]) is None:
+            raise BadRequestError(f"Parameter {name}: expected an integer.")
+    return given
+
+
+def _body(data: str | bytes) -> Mapping[str, str]:
+    try:
+        body = json.loads(data or b"{}")
+    except ValueError:
+        raise BadRequestError("The body is no JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequestError("The body must be a JSON object with the parameters.")
+    for name, value in body.items():
+        if not isinstance(value, (str, int, float, bool)):
+            raise BadRequestError(f"Parameter {name}: expected text, a number, true or false.")
+    return {
+        name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in body.items()
+    }
+
+
+def _boolean(given: dict[str, str], name: str, *, default: bool) -> bool:
+    text = given.pop(name, None)
+    if text is None:
+        return default
+    if text.lower() not in _BOOLEANS:
+        raise BadRequestError(f"Parameter {name}: expected true or false.")
+    return _BOOLEANS[text.lower()]
+
+
+def _count(given: dict[str, str], name: str) -> int | None:
+    """Return a count; None when it is absent, or -1 as in DJL Serving."""
+    text = given.pop(name, None)
+    count = -1 if text is None else int(text)
+    if count < -1:
+        raise BadRequestError(f"Parameter {name}: expected 0 or more.")
+    return None if count == -1 else count
+
+
+def _name(given: dict[str, str], name: str) -> str | None:
+    text = given.pop(name, None)
+    if text and _NAME.fullmatch(text) is None:
+        raise BadRequestError(f"Parameter {name}: letters, digits, _, . and - are allowed.")
+    return text or None
+
+
+def _refuse_others(given: Mapping[str, str]) -> None:
+    if given:
+        raise BadRequestError(f"Parameter {min(given)}: unknown.")
+
+
+def _status(text: str, code: int = 200) -> Response:
+    return Response(answers.pretty_json({"status": text}), status=code, content_type="application/json")
