@@ -81,9 +81,10 @@ def test_rank_0_begins_nothing_while_another_rank_is_behind():
     with group(Streaming(), Behind()) as made:
         made.run({1: b"whole"})
         made.run({2: b"whole"})
-        made.worker.batch_end(1)
+        wait_until(lambda: made.leader.progress == 2)  # its own part of the first call is done
         assert len(made.models[0].calls.made) == 1
         may_go_on.set()
+        made.worker.batch_end(1)
         made.worker.batch_end(2)
         made.end()
         assert_in_step(made)
@@ -104,3 +105,18 @@ def test_rank_0_does_not_wait_for_ever_for_a_rank_that_is_behind():
     assert [str(error) for error in made.worker.errors] == [
         "rank 1 has not ended what rank 0 has, 0.05 s ago"
     ]
+
+
+def test_nobody_is_answered_before_the_others_have_done_the_same():
+    with group(Streaming(), Apart(b"whole", b"error")) as made:
+        made.run({1: b"whole"})
+        made.worker.wait_drained()
+        assert [type(error) for error in made.worker.errors] == [DivergenceError]
+        assert answers(made.worker.router.read(0.01) or []) == []
+
+
+def test_ranks_that_were_told_to_stop_count_alike():
+    with group(Words(), Words(), Words()) as made:
+        made.run({1: b"a b"})
+        made.end()
+        assert {rank.follower.progress for rank in made.ranks} == {made.leader.progress}

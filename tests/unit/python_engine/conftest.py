@@ -31,6 +31,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
         name: str = "m",
         slots: int = 1,
         devices: tuple[str, ...] = ("cpu",),
+        rank: int = 0,
         **options: Any,
     ) -> Model:
         folder = tmp_path / f"model{next(_numbers)}"
@@ -41,7 +42,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(textwrap.dedent(text))
         folder.mkdir(exist_ok=True)
-        engine = PythonEngine(EngineContext(devices=devices, slots=slots))
+        engine = PythonEngine(EngineContext(devices=devices, slots=slots, rank=rank))
         spec = ModelSpec(
             name=name,
             version=None,

@@ -178,3 +178,18 @@ def test_a_finalizer_that_fails_keeps_no_other_from_running(load, ask, body_of, 
     model = load(source)
     read_stream(model.predict([ask()])[0])
     assert body_of(model.predict([ask(headers={"handler": "state"})])[0]) == b"[2]"
+
+
+@pytest.mark.parametrize("value", ["None", "Output()", "[]", "''", "False", "{}", "['text', 'text']"])
+def test_what_a_rank_returns_that_answers_nobody_may_be_anything(load, ask, value):
+    assert load(handler(f"return {value}"), rank=1).predict([ask(), ask()]) is None
+
+
+def test_streams_and_failures_of_a_rank_that_answers_nobody_are_told(load, ask):
+    source = "return [None, Output().add_stream_content(iter(['a']), None), ValueError('bad')]"
+    none, stream, failed = load(handler(source), rank=1).predict([ask(), ask(), ask()])
+    assert isinstance(none, Response)
+    assert isinstance(stream, ResponseStream)
+    assert isinstance(failed, RequestError)
+    [failed] = load(handler("raise ValueError('bad')"), rank=1).predict([ask()])
+    assert isinstance(failed, RequestError)

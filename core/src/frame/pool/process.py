@@ -73,9 +73,7 @@ class GroupProcess:
         return self.process.stdout
 
     def kill_children(self) -> None:
-        """End what the process left behind in its session; mpirun's ranks are not in it."""
-        if self.is_launcher:
-            return
+        """End what the process left behind in its process group; mpirun's ranks have their own."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 

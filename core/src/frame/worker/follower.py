@@ -75,6 +75,7 @@ class Follower:
             self.progress += 1
             if record.act not in UNANSWERED:
                 self._reply(outcome)
+        self.progress += 2  # as rank 0 counts its STOP
         self._close_streams()
 
     # --- batches ------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ class Follower:
         requests = [self._request(item, seed_for(record.seed, item.position)) for item in payloads]
         BATCH_STATS.set(BatchStats())
         ENDS_ON_ERROR.set(True)
-        # A handler may return anything on this rank, None too: only its streams are of use here.
+        # Only streams and failures are of use here; None, which says nothing of either, is right too.
         results = cast("Sequence[object] | None", self._model.predict(requests))
         for item, result in zip(payloads, results or (), strict=False):
             if isinstance(result, ResponseStream):

@@ -13,7 +13,8 @@ from frame.wire.messages import AnswersHead, BatchEnd, ChunkHead, EndHead, Kind
 from frame.wire.records import Act, outcome_of
 from frame.worker.answers import as_bytes, as_request_error
 from frame.worker.channel import Channel, PartReader
-from frame.worker.lockstep import ALONE, Lockstep
+from frame.worker.link import LinkError
+from frame.worker.lockstep import ALONE, DivergenceError, Lockstep
 from frame.worker.seeds import SEED_BITS
 from frame.worker.slots import Work, WorkQueue, add_answer, build_request, cancelled_test
 from frame.worker.streams import JobTable, begin_stream
@@ -178,6 +179,8 @@ class SequenceDriver:
         """Take an event; one that cannot be sent fails its job alone."""
         try:
             self._take_event(event)
+        except (LinkError, DivergenceError):
+            raise
         except Exception as error:  # noqa: BLE001  # fault line: around one request of a plugin
             _log.exception("event_invalid job=%d", event.job)
             self._cancel(event.job)

@@ -182,9 +182,9 @@ class Slot:
             return ()
         with self._lockstep.act(Act.RUN, head.batch, seed=seed):
             answers = self._call([request for _, request in requests])
-        if failed := [
-            job for (job, _), item in zip(requests, answers, strict=True) if isinstance(item, RequestError)
-        ]:
+        if self._lockstep.spans_ranks:  # before anybody is answered
+            pairs = zip(requests, answers, strict=True)
+            failed = [job for (job, _), item in pairs if isinstance(item, RequestError)]
             self._lockstep.settle(outcome_of(failed))
         return answers
 

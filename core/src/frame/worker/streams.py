@@ -103,6 +103,7 @@ def run_streams(
         if active and not has_progressed:
             waiting = tuple(active)
             wait_for(partial(jobs.has_work, waiting), _WAIT_SECONDS)
+    lockstep.settle()
 
 
 def _advance(channel: Channel, item: _Active, lockstep: Lockstep) -> bool:

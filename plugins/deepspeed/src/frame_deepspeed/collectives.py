@@ -130,8 +130,8 @@ def share_first(value: Any) -> Any:
 def leave_ranks() -> None:
     """Leave the group's ranks once none of them runs anything more; for an ordered end only.
 
-    Rank 0 has the store that the others talk to: it must not be the first to go. When a rank is missing this
-    gives up after 5 s.
+    Rank 0 has the store that the others talk to: with gloo it must not be the first to go. When a rank is
+    missing this gives up after 5 s; with NCCL the deadline of the drain ends it.
     """
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():

@@ -78,6 +78,19 @@ def answer_batch(result: object, size: int) -> list[Answer]:
     return _distribute(result, size)
 
 
+def follow_batch(result: object, size: int) -> list[Answer] | None:
+    """Return the streams and failures of a batch on a rank that answers nobody; None when nothing is told.
+
+    Only what rank 0 returns is an answer: here anything may be returned, in any form.
+    """
+    items = [result] if isinstance(result, Output) and size == 1 else result
+    if not isinstance(items, (list, tuple)) or len(items) != size:
+        return None
+    if not all(item is None or isinstance(item, (Output, Exception)) for item in items):
+        return None
+    return [answer_one(item) for item in items]
+
+
 def _distribute(output: Output, size: int) -> list[Answer]:
     """Give each request of a batch its entry, or all of them the whole output when it is an error."""
     if output.code >= 300:  # noqa: PLR2004  # DJL Serving's boundary between answers and errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from djl_python.outputs import Output
 from frame.api import Engine, EngineContext, Model, ModelSpec, Request, RequestError
@@ -13,7 +13,7 @@ from frame.api import Engine, EngineContext, Model, ModelSpec, Request, RequestE
 from frame_python.answers import Answer, answer_one, is_out_of_memory, run_finalizers
 from frame_python.async_calls import AsyncLoop, answer_async
 from frame_python.batches import build_first_input
-from frame_python.handler import Handler, answer_requests
+from frame_python.handler import Handler, answer_requests, follow_requests
 from frame_python.loading import find_entry_point, first_call_properties, load_handler
 from frame_python.modules import ModelFolder
 from frame_python.options import PythonOptions
@@ -30,17 +30,28 @@ class PythonModel(Model):
     """
 
     def __init__(
-        self, handler: Handler, folder: ModelFolder, loop: AsyncLoop | None, concurrency: int
+        self,
+        handler: Handler,
+        folder: ModelFolder,
+        loop: AsyncLoop | None,
+        concurrency: int,
+        *,
+        is_follower: bool = False,
     ) -> None:
+        """Own the handler; `is_follower`: this rank answers nobody."""
         self.concurrency = concurrency
         self._handler = handler
         self._folder = folder
         self._loop = loop
+        self._is_follower = is_follower
 
     def predict(self, batch: Sequence[Request]) -> Sequence[Answer]:
         """Answer a batch by one call, or, when the handler is asynchronous, by one for each request."""
         if self._loop is not None:
             return answer_async(self._loop, self._handler, batch)
+        if self._is_follower:
+            # None says that nothing is known of what failed: the worker takes that from a rank that follows.
+            return cast("Sequence[Answer]", follow_requests(self._handler, batch))
         return answer_requests(self._handler, batch)
 
     def close(self) -> None:
@@ -81,7 +92,8 @@ class PythonEngine(Engine):
                 if loop is not None:
                     loop.close()
                 folder.leave()
-        return PythonModel(handler, folder, loop, 1 if loop is None else max(1, self.context.slots))
+        concurrency = 1 if loop is None else max(1, self.context.slots)
+        return PythonModel(handler, folder, loop, concurrency, is_follower=self.context.rank > 0)
 
 
 def _load_built_in(spec: ModelSpec, context: EngineContext) -> Model:

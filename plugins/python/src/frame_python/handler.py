@@ -13,11 +13,12 @@ from djl_python.custom_code import CustomCode
 from djl_python.inputs import Input
 from frame.api import Request, RequestError
 
-from frame_python.answers import Answer, answer_batch, failure
+from frame_python.answers import Answer, answer_batch, failure, follow_batch
 from frame_python.batches import build_input
 
 _log = logging.getLogger(__name__)
 HandlerFunction = Callable[[Input], Any]
+Read = Callable[[object, int], "list[Answer] | None"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +62,25 @@ class Handler:
 
 def answer_requests(handler: Handler, requests: Sequence[Request]) -> list[Answer]:
     """Answer requests in order, in one call per function that they ask for (one per request with `reset`)."""
+    answers = _call_all(handler, requests, answer_batch)
+    return [answer for answer in answers if answer is not None]
+
+
+def follow_requests(handler: Handler, requests: Sequence[Request]) -> list[Answer] | None:
+    """Make the same calls on a rank that answers nobody; see `follow_batch`."""
+    answers = [answer for answer in _call_all(handler, requests, follow_batch) if answer is not None]
+    return answers if len(answers) == len(requests) else None
+
+
+def _call_all(handler: Handler, requests: Sequence[Request], read: Read) -> list[Answer | None]:
     answers: list[Answer | None] = [None] * len(requests)
     for name, indexes in group_by_function(handler, requests).items():
         groups = [[index] for index in indexes] if handler.reset else [indexes]
         for group in groups:
-            given = _call(handler, name, [requests[index] for index in group])
-            for index, answer in zip(group, given, strict=True):
+            given = _call(handler, name, [requests[index] for index in group], read)
+            for index, answer in zip(group, given or (), strict=given is not None):
                 answers[index] = answer
-    return [answer for answer in answers if answer is not None]
+    return answers
 
 
 def group_by_function(handler: Handler, requests: Sequence[Request]) -> dict[str, list[int]]:
@@ -79,13 +91,13 @@ def group_by_function(handler: Handler, requests: Sequence[Request]) -> dict[str
     return groups
 
 
-def _call(handler: Handler, name: str, requests: Sequence[Request]) -> list[Answer]:
+def _call(handler: Handler, name: str, requests: Sequence[Request], read: Read) -> list[Answer] | None:
     """Call the function once for these requests; what it raises answers all of them."""
     try:
         function = handler.named(name)
         if handler.reset:
             handler.reset()
-        return answer_batch(function(build_input(requests, handler.additions, name)), len(requests))
+        return read(function(build_input(requests, handler.additions, name)), len(requests))
     except RequestError as error:
         return [error] * len(requests)
     except Exception as error:  # noqa: BLE001  # fault line: around a handler's code

@@ -38,23 +38,24 @@ def share_rows(group: Any, *, rows: int, width: int, device: torch.device) -> Sh
     All ranks of the group must call it; all get memory, or none does.
     """
     why = _why_not(group, device)
-    shared = None
+    buffer = None
     if not why:
         from torch.distributed import _symmetric_memory as symmetric_memory
 
         try:
             buffer = symmetric_memory.empty(rows * width, dtype=WORK_DTYPE, device=device)
-            symmetric_memory.rendezvous(buffer, group)
-            shared = SharedRows(buffer, group.group_name)
         except RuntimeError as error:
-            why = str(error).partition("\n")[0]
-    has_all = torch.tensor([shared is not None], dtype=torch.int32, device=device)
-    torch.distributed.all_reduce(has_all, op=torch.distributed.ReduceOp.MIN, group=group)
-    if not has_all.item():
-        _log.info("rank_sums kind=all_reduce reason=%r", why or "another rank cannot")
-        return None
-    _log.info("rank_sums kind=symmetric_memory rows=%d", rows)
-    return shared
+            why = _first_line(error)
+    if _is_on_all(buffer is not None, group, device):  # else some would wait for the others
+        try:
+            symmetric_memory.rendezvous(buffer, group)
+        except RuntimeError as error:
+            why = _first_line(error)
+        if _is_on_all(not why, group, device):
+            _log.info("rank_sums kind=symmetric_memory rows=%d", rows)
+            return SharedRows(buffer, group.group_name)
+    _log.info("rank_sums kind=all_reduce reason=%r", why or "another rank cannot")
+    return None
 
 
 def add_up(values: torch.Tensor, buffer: torch.Tensor, group: str) -> torch.Tensor:
@@ -64,6 +65,17 @@ def add_up(values: torch.Tensor, buffer: torch.Tensor, group: str) -> torch.Tens
         buffer[: wide.numel()].view(wide.shape), wide, "sum", group
     )
     return total
+
+
+def _is_on_all(mine: bool, group: Any, device: torch.device) -> bool:  # noqa: FBT001  # what is told
+    """Tell whether something is so on all ranks."""
+    least = torch.tensor([int(mine)], dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN, group=group)
+    return bool(least.item())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _why_not(group: Any, device: torch.device) -> str:
