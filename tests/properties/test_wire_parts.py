@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -55,6 +57,36 @@ def test_something_that_is_no_memfd_is_refused_and_closed(tmp_path):
     with pytest.raises(OSError, match="Invalid argument"):
         map_memfd(os.open(tmp_path / "file", os.O_RDONLY), 4)
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(("times", "is_sealed"), [(0, True), (1, True), (7, True), (8, False)])
+def test_a_page_that_somebody_holds_for_a_moment_does_not_stop_the_seal(monkeypatch, times, is_sealed):
+    failing = iter(range(times))
+
+    def busy_at_first(*arguments):
+        if arguments[1] == fcntl.F_ADD_SEALS and next(failing, None) is not None:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return real(*arguments)
+
+    real = fcntl.fcntl
+    descriptor = open_memfd()
+    append(descriptor, b"abc")
+    monkeypatch.setattr(fcntl, "fcntl", busy_at_first)
+    if is_sealed:
+        seal(descriptor)
+        assert bytes(map_memfd(descriptor, 3)) == b"abc"
+        return
+    with pytest.raises(OSError, match="busy"):
+        seal(descriptor)
+    os.close(descriptor)
+
+
+def test_another_error_of_the_seal_is_not_tried_again():
+    descriptor = open_memfd()
+    seal(descriptor)
+    with pytest.raises(PermissionError):
+        seal(descriptor)
+    os.close(descriptor)
 
 
 def test_the_mapping_lives_as_long_as_its_last_view_and_no_longer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -10,6 +11,11 @@ from contextlib import ExitStack
 
 MEMFD_BYTES = 1 << 20
 """Parts from this size travel as a descriptor instead of through the socket (design, section 1)."""
+_SEAL_TRIES = 8
+"""EBUSY means that somebody holds a page: the reclaim of the kernel does, for a moment.
+
+Each try waits up to 150 ms for it, in the kernel.
+"""
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -26,8 +32,26 @@ def append(descriptor: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def seal(descriptor: int) -> None:
-    """Make the bytes final, so that the receiver may map them without a copy."""
+    """Make the bytes final, so that the receiver may map them without a copy.
+
+    Raises:
+        OSError: the kernel would not.
+    """
+    tries_left = _SEAL_TRIES
+    while tries_left := tries_left - 1:
+        if _try_to_seal(descriptor):
+            return
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def _try_to_seal(descriptor: int) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def memfd_of(segments: Iterable[bytes | bytearray | memoryview]) -> int:
