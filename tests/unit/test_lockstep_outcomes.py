@@ -6,7 +6,8 @@ import threading
 from dataclasses import replace
 
 import pytest
-from frame.api import Part
+from frame.api import Done, Part
+from frame.wire.messages import Kind
 from frame.worker.lockstep import DivergenceError
 
 from tests.unit.lockstep_rig import Streaming, Words, assert_in_step, group
@@ -68,6 +69,25 @@ def test_a_refused_sequence_that_one_rank_admits_ends_rank_0():
         made.run({1: b"refuse"})
         made.worker.wait_drained()
     assert [type(error) for error in made.worker.errors] == [DivergenceError]
+
+
+def test_no_job_ends_by_a_step_that_another_rank_did_otherwise():
+    class Otherwise(Words):
+        def step(self):
+            events = super().step()
+            if any(isinstance(event, Done) for event in events):
+                self.chosen += 1
+            return events
+
+    with group(Words(), Otherwise()) as made:
+        made.run({1: b"a b"})
+        made.ranks[0].join()
+        made.worker.wait_drained()
+        assert isinstance(made.ranks[0].error, DivergenceError)
+        messages = [message for _ in range(10) for message in made.worker.router.read(0.01) or []]
+    kinds = [message.kind for message in messages]
+    assert kinds.count(Kind.STREAM) + kinds.count(Kind.CHUNK) == 2
+    assert Kind.END not in kinds
 
 
 def test_rank_0_begins_nothing_while_another_rank_is_behind():

@@ -6,7 +6,7 @@ Rank 0 sends records, in the order of what it does:
     0       1     act, see `Act`
     1       8     number of the batch or of the job that it is about, 0 for none
     9       8     seed of the batch or the job, 0 where none is needed
-    17      8     digest of the step before, for STEP
+    17      8     digest of the step before, for STEP and VERIFY
 
 The others send an outcome, 8 bytes, for each record but STEP and STOP when they have done it: 0 when nothing
 failed, `ENDED` for a stream without another chunk, `UNKNOWN` where there was nothing to do, else
@@ -34,7 +34,7 @@ _FAILED = 1 << 32
 
 
 class Act(IntEnum):
-    """What all ranks do next. The number is a batch's for RUN, else a job's; STEP and STOP have none."""
+    """What all ranks do next. The number is a batch's for RUN, a job's for others, none for STEP, VERIFY, STOP."""
 
     RUN = 1
     """Call `predict` with the jobs of a batch that were not dropped."""
@@ -52,6 +52,8 @@ class Act(IntEnum):
     """Drop a job of a `SequenceModel`."""
     STOP = 8
     """End: there will be no more work."""
+    VERIFY = 9
+    """Compare the last step of a `SequenceModel` now, since it ended a job."""
 
 
 _ACTS = {int(act): act for act in Act}

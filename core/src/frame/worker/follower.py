@@ -59,6 +59,7 @@ class Follower:
             Act.ADMIT: self._admit,
             Act.STEP: self._step,
             Act.CANCEL: self._cancel,
+            Act.VERIFY: self._verify,
         }
 
     def run(self) -> None:
@@ -135,12 +136,15 @@ class Follower:
         return NOTHING_FAILED
 
     def _step(self, record: Record) -> int:
-        model = self._sequences()
-        digest = digest_of(model)
+        self._verify(record)
+        self._sequences().step()
+        return NOTHING_FAILED
+
+    def _verify(self, record: Record) -> int:
+        digest = digest_of(self._sequences())
         if digest != record.digest:
             message = f"the last step chose other tokens than rank 0's: {digest:#x}, not {record.digest:#x}"
             raise DivergenceError(message)
-        model.step()
         return NOTHING_FAILED
 
     def _cancel(self, record: Record) -> int:

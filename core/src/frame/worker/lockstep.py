@@ -3,7 +3,7 @@
 `Slot`, `run_streams` and `SequenceDriver` wrap each call of the model that all ranks have to make in
 `lockstep.act(…)`, and say what came of it by `lockstep.settle(…)` where something failed or ended. Rank 0
 begins nothing before the others have ended what was before, as it did: else a collective call that one rank
-left by an exception would pair with another's next one. Steps alone are compared one step later. In a group
+left by an exception would pair with another's next one. Steps alone are compared later. In a group
 of one rank all of that does nothing.
 """
 

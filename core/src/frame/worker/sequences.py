@@ -171,9 +171,17 @@ class SequenceDriver:
                 self._cancel(job)
                 self._finish(job, as_request_error(error))
             return
+        if self._lockstep.spans_ranks and not all(isinstance(event, Chunk) for event in events):
+            self._verify()
         for event in events:
             if event.job in self._running:
                 self._take_event_safely(event)
+
+    def _verify(self) -> None:
+        """Let no job end by a step that other ranks did otherwise."""
+        with self._lockstep.act(Act.VERIFY, digest=digest_of(self._model)):
+            pass
+        self._lockstep.settle()
 
     def _take_event_safely(self, event: Chunk | Done | Failed) -> None:
         """Take an event; one that cannot be sent fails its job alone."""
