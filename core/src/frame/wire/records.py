@@ -34,7 +34,10 @@ _FAILED = 1 << 32
 
 
 class Act(IntEnum):
-    """What all ranks do next. The number is a batch's for RUN, a job's for others, none for STEP, VERIFY, STOP."""
+    """What all ranks do next.
+
+    The number is a batch's for RUN, else a job's; STEP, VERIFY and STOP have none.
+    """
 
     RUN = 1
     """Call `predict` with the jobs of a batch that were not dropped."""
