@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -27,6 +27,9 @@ class FakeRegistry:
 
     async def unregister(self, name: str, version: str | None) -> None:
         self.asked.append((name, version))
+
+    def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+        self.asked.append((name, version, dict(settings)))
 
     async def scale(
         self, name: str, version: str | None, change: WorkerChange, *, waits: bool
@@ -84,6 +87,11 @@ def test_scaling_names_a_version_or_all():
     registry, status, _ = send("PUT", "/models/m/v1?synchronous=false")
     assert registry.asked == [("m", "v1", WorkerChange(), False)]
     assert status == 202
+
+
+def test_changes_are_passed_on_as_text():
+    asked = send("PATCH", "/models/m/v1", json={"job_queue_size": 5, "request_timeout": 1.5})[0].asked
+    assert asked == [("m", "v1", {"job_queue_size": "5", "request_timeout": "1.5"})]
 
 
 def test_unregistering_names_a_version_or_all():

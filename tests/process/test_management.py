@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from frame.testing import Server, run_server
+from frame.testing import Server, ServerError, run_server
 
 from tests.process.load_client import Load, orders
 from tests.process.load_models import WILLING
@@ -214,3 +214,79 @@ def test_only_urls_of_the_pattern_are_registered(store: Path, extra: Path) -> No
             answer = manage(server, "POST", "/models", url=outside, model_name="other")
             assert answer.status_code == 400
             assert "model_url_pattern" in answer.json()["message"]
+
+
+def test_settings_change_while_the_model_runs(server: Server, extra: Path) -> None:
+    manage(server, "POST", "/models", url=extra, batch_size=8)
+    pids = worker_pids(server, "extra")
+    answer = manage(server, "PATCH", "/models/extra", job_queue_size=5, max_batch_delay=0, batch_size=2)
+    said = 'Model "extra" changed: job_queue_size=5, max_batch_delay=0, batch_size=2'
+    assert (answer.status_code, answer.json()) == (200, {"status": said})
+    found = describe(server, "extra")
+    assert (found["queueSize"], found["maxBatchDelayMillis"], found["batchSize"]) == (5, 0, 2)
+    assert found["settings"]["job_queue_size"] == {"value": "5", "source": "PATCH /models/extra"}
+    assert ask(server, "extra", token="x").status_code == 200
+    assert worker_pids(server, "extra") == pids
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({}, "no parameter"),
+        ({"batch_size": 9}, "loaded for 1 at most"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"job_queue_size": "many"}, "Parameter job_queue_size"),
+        ({"request_timeout": "soon"}, "request_timeout"),
+        ({"minWorkers": 2}, "cannot change while the model runs"),
+        ({"job_queue_size": 5, "colour": "red"}, "Parameter colour: unknown"),
+    ],
+)
+def test_what_cannot_change_says_why_and_changes_nothing(
+    server: Server, parameters: dict[str, object], said: str
+) -> None:
+    before = describe(server, "first")
+    answer = manage(server, "PATCH", "/models/first", **parameters)
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["message"]
+    assert describe(server, "first")["settings"] == before["settings"]
+    assert manage(server, "PATCH", "/models/nobody", job_queue_size=1).status_code == 404
+
+
+def test_what_was_registered_is_registered_again_by_the_next_start(
+    store: Path, extra: Path, tmp_path: Path
+) -> None:
+    environ = {"SERVING_MODEL_SNAPSHOT": str(tmp_path / "snapshot.json")}
+    with run_server(store, environ=environ) as server:
+        for version in ("1", "2"):
+            manage(server, "POST", "/models", url=extra, model_version=version, batch_size=4)
+        manage(server, "DELETE", "/models/extra/1")
+        manage(server, "PATCH", "/models/extra", job_queue_size=5)
+        manage(server, "PUT", "/models/extra/2", min_worker=2, max_worker=3)
+    with run_server(store, environ=environ) as server:
+        assert names(server) == ["extra", "first"]
+        found = describe(server, "extra")
+        assert (found["batchSize"], found["queueSize"]) == (4, 5)
+        (group,) = found["workerGroups"]
+        assert (group["minWorkers"], group["maxWorkers"]) == (2, 3)
+        assert ask(server, "extra", token="x").status_code == 200
+        manage(server, "DELETE", "/models/extra")
+    with run_server(store, environ=environ) as server:
+        assert names(server) == ["first"]
+
+
+def test_a_snapshot_whose_model_is_gone_says_so_and_stops_nothing(
+    store: Path, extra: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "snapshot.json"
+    environ = {"SERVING_MODEL_SNAPSHOT": str(snapshot)}
+    with run_server(store, environ=environ) as server:
+        manage(server, "POST", "/models", url=extra)
+    kept = snapshot.read_text()
+    extra.rename(tmp_path / "elsewhere")
+    with run_server(store, environ=environ) as server:
+        assert "model_not_restored model=extra" in server.log()
+        assert names(server) == ["first"]
+    assert snapshot.read_text() == kept
+    snapshot.write_text("{")
+    with pytest.raises(ServerError, match="model_snapshot="), run_server(store, environ=environ):
+        pass

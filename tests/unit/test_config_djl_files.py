@@ -175,7 +175,7 @@ def test_server_file_starts_without_lenient():
     properties = parse_properties(SERVER_FILE, "config.properties")
     config = build_server_config(properties, "f", {}, {}, lenient=False, memory_bytes=2**30)
     assert config.chunked_read_timeout == 60.0
-    assert len(config.warnings) == 17
+    assert len(config.warnings) == 16
 
 
 def test_keys_that_declare_an_image_are_arguments():

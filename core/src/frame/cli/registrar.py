@@ -1,22 +1,31 @@
-"""Register, scale and unregister models while the server runs."""
+"""Register, scale, change and unregister models while the server runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from frame.cli.plans import PlannedModel, Planner
+from frame.cli.snapshot import read_snapshot, write_snapshot
+from frame.config.live import with_settings
 from frame.config.settings import Source
-from frame.errors import BadRequestError, ConfigError, LoadError, ModelNotFoundError, ModelNotReadyError
+from frame.errors import (
+    BadRequestError,
+    ConfigError,
+    FrameError,
+    LoadError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+)
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.pool.manager import WorkloadManager
 from frame.pool.model import ModelPool
-from frame.pool.plan import ModelPlan, with_workers
+from frame.pool.plan import ModelPlan, with_config, with_workers
 from frame.store.catalog import ModelReader
 from frame.store.startup import StartupEntry, in_store
 from frame.store.urls import parse_model_url
@@ -24,6 +33,7 @@ from frame.store.urls import parse_model_url
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
 _SOURCE = Source("rest", "POST /models")
+_Key = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +44,7 @@ class Registrar:
         store: where relative locations are looked for.
         allowed: what a url must match as a whole (`model_url_pattern`); None: anything.
         drain_timeout: seconds that requests of a model get which is unregistered.
+        snapshot: file in which is kept what was registered; None: nowhere.
         announce: told of each plan that is served.
     """
 
@@ -44,6 +55,8 @@ class Registrar:
     allowed: re.Pattern[str] | None
     drain_timeout: float
     announce: Callable[[ModelPlan], None]
+    snapshot: Path | None = None
+    _kept: dict[_Key, Registration] = field(default_factory=dict)
 
     async def register(self, wanted: Registration, *, waits: bool) -> str:
         """Serve a model and return its name.
@@ -66,13 +79,46 @@ class Registrar:
         pool = self.manager.add(plan)
         self.announce(plan)
         _log.info("model_registered model=%s version=%s url=%s", plan.name, plan.version, plan.url)
+        self._kept[plan.name, plan.version] = replace(wanted, name=plan.name, version=plan.version)
         if waits:
             await pool.settled.wait()  # model_loading_timeout bounds it
             if pool.status == "FAILED":
                 reason = pool.reason
+                del self._kept[plan.name, plan.version]
                 await self.manager.remove(plan.name, plan.version, 0.0)
                 raise LoadError(f"Model {plan.name} did not load: {reason}")
+        self._save()
         return plan.name
+
+    async def restore(self) -> None:
+        """Register what the snapshot has; what cannot be is logged, and stays in the snapshot.
+
+        Raises:
+            ConfigError: the snapshot cannot be read.
+        """
+        for wanted in read_snapshot(self.snapshot) if self.snapshot else ():
+            self._kept[wanted.name or "", wanted.version] = wanted
+            try:
+                await self.register(wanted, waits=False)
+            except FrameError as error:
+                _log.error(
+                    "model_not_restored model=%s url=%s reason=%s", wanted.name, wanted.url, error
+                )  # the message says it all
+
+    def _keep(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+        """Remember what was changed of a model that was registered."""
+        kept = self._kept.get((name, version))
+        if kept is not None:
+            self._kept[name, version] = replace(kept, settings={**kept.settings, **settings})
+            self._save()
+
+    def _save(self) -> None:
+        if self.snapshot is None:
+            return
+        try:
+            write_snapshot(self.snapshot, list(self._kept.values()))
+        except OSError as error:
+            _log.warning("snapshot_not_written path=%s reason=%s", self.snapshot, error)
 
     def _plan(self, wanted: Registration) -> PlannedModel:
         """Read files and settings; blocks on the disk."""
@@ -98,6 +144,23 @@ class Registrar:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         await asyncio.gather(*(self.manager.remove(name, found, self.drain_timeout) for found in versions))
         _log.info("model_unregistered model=%s version=%s", name, version)
+        for key in [key for key in self._kept if key[0] == name and (version is None or key[1] in versions)]:
+            del self._kept[key]
+        self._save()
+
+    def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+        """Change settings of a model, of all its versions when none is named; all of them or none.
+
+        Raises:
+            ModelNotFoundError: there is none.
+            BadRequestError: a key cannot change while the model runs, or a value is wrong.
+        """
+        pools = [self.manager.find(name, found) for found in self._existing(name, version)]
+        source = Source("rest", f"PATCH /models/{name}")
+        plans = [with_config(pool.plan, with_settings(pool.plan.config, settings, source)) for pool in pools]
+        for pool, plan in zip(pools, plans, strict=True):
+            pool.change_plan(plan)
+            self._keep(name, plan.version, settings)
 
     async def scale(
         self, name: str, version: str | None, change: WorkerChange, *, waits: bool
@@ -118,6 +181,10 @@ class Registrar:
             pool.check_ready()
         for pool, plan in zip(pools, plans, strict=True):
             pool.change_plan(plan)
+            numbers = {"minWorkers": change.minimum, "maxWorkers": change.maximum}
+            if change.device is None:
+                given = {key: str(value) for key, value in numbers.items() if value is not None}
+                self._keep(name, plan.version, given)
         if waits:
             await asyncio.gather(*(_wait_scaled(pool) for pool in pools))
         return [

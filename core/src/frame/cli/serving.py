@@ -115,14 +115,16 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask_stop, number)
         manager = self._manager()
+        registrar = self._registrar(manager)
         async with asyncio.TaskGroup() as tasks:
             pools = tasks.create_task(manager.run())
             try:
+                await registrar.restore()
                 if self._config.wait_model_loading:
                     await self._first(tasks, manager.settled())
                 self._check_loaded(manager)
                 if not self._stop.is_set():
-                    await self._serve(tasks, manager)
+                    await self._serve(tasks, manager, registrar)
             except FrameError as error:
                 _log.error("server_failed %s", error)  # the message says it all
                 self._exit_code = error.exit_code
@@ -149,12 +151,12 @@ class _Server:
             self._exit_code = _FAILED_START
             self._stop.set()
 
-    async def _serve(self, tasks: asyncio.TaskGroup, manager: WorkloadManager) -> None:
+    async def _serve(self, tasks: asyncio.TaskGroup, manager: WorkloadManager, registrar: Registrar) -> None:
         """Serve every listener until told to stop; one that cannot listen ends the server."""
         protocols = self._settings.plugins.protocols
         data_plane = DataPlane(manager, adapters(protocols, self._config), data_plane_settings(self._config))
         token = read_token(self._config, self._settings.environ)
-        make_app = app_maker(self._config, manager, data_plane, self._registrar(manager), token)
+        make_app = app_maker(self._config, manager, data_plane, registrar, token)
         sweeper = tasks.create_task(data_plane.run())
         closer = tasks.create_task(self._close_when_stopped(manager))
         try:
@@ -195,6 +197,7 @@ class _Server:
             allowed=None if pattern is None else re.compile(pattern),
             drain_timeout=config.drain_timeout,
             announce=_report_groups,
+            snapshot=None if config.model_snapshot is None else Path(config.model_snapshot),
         )
 
     def _time_left(self) -> float:

@@ -12,6 +12,8 @@ SERVER_KEYS: tuple[Key, ...] = (
         doc="Where /models and /server/metrics are; unset: at a loopback inference_address, else nowhere."),
     Key(name="management_token_file", kind=str, default=None,
         doc="File with the token of routes that change something; FRAME_MANAGEMENT_TOKEN wins."),
+    Key(name="model_snapshot", kind=str, default=None,
+        doc="File that keeps what was registered, for the next start; unset: it is forgotten."),
     Key(name="model_url_pattern", kind=str, default=None, parse=parse_pattern,
         doc="Regular expression that a url to register must match as a whole."),
     Key(name="http_server", kind=str, default="hypercorn", choices=("hypercorn", "uvicorn"),

@@ -151,6 +151,10 @@ class ModelRegistry(Protocol):
         """Serve a version, or a model, no longer; returns when its workers are gone."""
         ...
 
+    def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+        """Change settings of a version, or of all of a model's, that can change while it runs."""
+        ...
+
     async def scale(
         self, name: str, version: str | None, change: WorkerChange, *, waits: bool
     ) -> Sequence[ScaledModel]:

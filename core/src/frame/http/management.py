@@ -1,4 +1,4 @@
-"""The control routes: register, scale and unregister models, set the log's level."""
+"""The control routes: register, scale, change and unregister models, set the log's level."""
 
 from __future__ import annotations
 
@@ -71,6 +71,14 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         ]
         return _status("\n".join(lines), 200 if waits else 202)
 
+    async def change_model(model: str, version: str | None = None) -> Response:
+        given = await _parameters()
+        if not given:
+            raise BadRequestError("There is no parameter: name the settings to change.")
+        models.change(model, version, given)
+        changed = ", ".join(f"{key}={value}" for key, value in given.items())
+        return _status(f'Model "{model}" changed: {changed}')
+
     async def unregister_model(model: str, version: str | None = None) -> Response:
         await models.unregister(model, version)
         return _status(f'Model or workflow "{model}" unregistered')
@@ -88,6 +96,8 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         "register_model": register_model,
         "scale_model": scale_model,
         "scale_model_version": scale_model,
+        "change_model": change_model,
+        "change_model_version": change_model,
         "unregister_model": unregister_model,
         "unregister_model_version": unregister_model,
         "set_logging": set_logging,

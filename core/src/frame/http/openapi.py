@@ -60,8 +60,8 @@ def _operation(endpoint: Endpoint) -> Json:
     }
     if parameters:
         operation["parameters"] = parameters
-    if endpoint.name == "register_model":
-        operation["requestBody"] = {"content": {"application/json": {"schema": _settings(_REGISTRATION)}}}
+    if (given := _BODIES.get(endpoint.name)) is not None:
+        operation["requestBody"] = {"content": {"application/json": {"schema": _settings(given)}}}
     if endpoint.plane == "data":
         operation["requestBody"] = {"content": {"application/json": {}, "*/*": {}}}
     return operation
@@ -89,6 +89,13 @@ _SCALE = [
     _query("device", "Only on this device, or kind of device", _TEXT),
     _WAITS,
 ]
+_CHANGE = [
+    _query("job_queue_size", "Requests that may wait", _INTEGER),
+    _query("batch_size", "Requests in a batch, as many as the workers were loaded for at most", _INTEGER),
+    _query("max_batch_delay", "Milliseconds that a batch waits for more requests", _INTEGER),
+    _query("max_idle_time", "Seconds for which a worker may be one too many", _INTEGER),
+    _query("request_timeout", "Seconds from admission to answer", {"type": "number"}),
+]
 _REGISTRATION = [
     _query("url", "Folder or archive of the model", _TEXT) | {"required": True},
     _query("model_name", "Its name; absent: from the url", _TEXT),
@@ -104,10 +111,14 @@ _REGISTRATION = [
 ]
 """Any other key of serving.properties may be given as well."""
 
+_BODIES = {"register_model": _REGISTRATION, "change_model": _CHANGE, "change_model_version": _CHANGE}
+
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
     "register_model": _REGISTRATION,
     "scale_model": _SCALE,
     "scale_model_version": _SCALE,
+    "change_model": _CHANGE,
+    "change_model_version": _CHANGE,
     "unregister_model": [],
     "set_logging": [_query("level", "error, warn, info or debug", {"type": "string", "default": "info"})],
     "/models": [
@@ -182,6 +193,8 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     | {"202": _json_answer("Its workers are on their way", "Done")},
     "scale_model": _SCALED,
     "scale_model_version": _SCALED,
+    "change_model": _done("They have changed"),
+    "change_model_version": _done("They have changed"),
     "unregister_model": _done("Its workers are gone"),
     "unregister_model_version": _done("Its workers are gone"),
     "set_logging": _done("The level is set"),

@@ -128,6 +128,8 @@ MANAGEMENT: tuple[Endpoint, ...] = (
     _control("register_model", "POST", "/models", "Serve one more model, or one more version"),
     _control("scale_model", "PUT", "/models/{model}", "Set how many workers each version has"),
     _control("scale_model_version", "PUT", "/models/{model}/{version}", "The same of one version"),
+    _control("change_model", "PATCH", "/models/{model}", "Change settings, of each version"),
+    _control("change_model_version", "PATCH", "/models/{model}/{version}", "The same of one version"),
     _control("unregister_model", "DELETE", "/models/{model}", "Serve a model no longer, all its versions"),
     _control("unregister_model_version", "DELETE", "/models/{model}/{version}", "The same of one version"),
     _control("set_logging", ANY_METHOD, "/server/logging", "Set the level of the server's log"),

@@ -62,10 +62,12 @@ class Conductor(Generic[RunnerT, JobT]):
         self._adaptive = None if adaptive is None else AdaptiveBatching(adaptive, batching, self.times)
         self._scaler = ScalingPolicy(scaling)
 
-    def set_scaling(self, limits: ScalingLimits) -> None:
-        """Use other limits from the next decision on."""
-        self.scaling = limits
-        self._scaler.set_limits(limits)
+    def change(self, batching: BatchLimits, scaling: ScalingLimits) -> None:
+        """Use other limits from the next decision on; adaptive batches keep their own."""
+        self.scaling = scaling
+        self._scaler.set_limits(scaling)
+        if self._adaptive is None:
+            self._waiting.set_limits(batching)
 
     @property
     def waiting(self) -> Dispatcher[RunnerT, JobT]:

@@ -99,9 +99,10 @@ class ModelPool:
         return self._supervisor.plan
 
     def change_plan(self, plan: ModelPlan) -> None:
-        """Have other numbers of workers from now on."""
-        self._policies.set_scaling(scaling_limits(plan))
+        """Have other limits and numbers of workers from now on."""
+        self._policies.change(plan.batching, scaling_limits(plan))
         self._supervisor.change_plan(plan)
+        self._ask_pump()
 
     @property
     def groups(self) -> dict[int, WorkerGroup]:

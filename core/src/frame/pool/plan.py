@@ -181,6 +181,29 @@ def with_workers(plan: ModelPlan, minimum: int | None, maximum: int | None, devi
     )
 
 
+def with_config(plan: ModelPlan, config: ModelConfig) -> ModelPlan:
+    """Return a plan with what the router reads of a changed configuration.
+
+    Raises:
+        BadRequestError: the workers were not loaded for it.
+    """
+    if config.batch_size > plan.group.batch_size:
+        raise BadRequestError(
+            f"Parameter batch_size: the workers were loaded for {plan.group.batch_size} at most."
+        )
+    if plan.adaptive is not None and config.batch_size != plan.config.batch_size:
+        raise BadRequestError("Parameter batch_size: batching=adaptive chooses it.")
+    batching = replace(plan.batching, batch_size=config.batch_size, max_delay=config.max_batch_delay / 1000)
+    return replace(
+        plan,
+        config=config,
+        batching=batching,
+        queue_size=config.job_queue_size,
+        max_idle=float(config.max_idle_time),
+        request_timeout=config.request_timeout or config.predict_timeout,
+    )
+
+
 def _is_on(place: Place, device: str) -> bool:
     return device in place.devices or all(kind_of(name) == device for name in place.devices)
 
