@@ -286,7 +286,10 @@ def test_a_snapshot_whose_model_is_gone_says_so_and_stops_nothing(
     with run_server(store, environ=environ) as server:
         assert "model_not_restored model=extra" in server.log()
         assert names(server) == ["first"]
-    assert snapshot.read_text() == kept
+        assert snapshot.read_text() == kept
+        assert manage(server, "DELETE", "/models/extra").status_code == 200
+        assert manage(server, "DELETE", "/models/extra").status_code == 404
+    assert snapshot.read_text() != kept
     snapshot.write_text("{")
     with pytest.raises(ServerError, match="model_snapshot="), run_server(store, environ=environ):
         pass

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -84,8 +85,9 @@ class Registrar:
             await pool.settled.wait()  # model_loading_timeout bounds it
             if pool.status == "FAILED":
                 reason = pool.reason
-                del self._kept[plan.name, plan.version]
-                await self.manager.remove(plan.name, plan.version, 0.0)
+                self._kept.pop((plan.name, plan.version), None)
+                with suppress(ModelNotFoundError):  # it was unregistered meanwhile
+                    await self.manager.remove(plan.name, plan.version, 0.0)
                 raise LoadError(f"Model {plan.name} did not load: {reason}")
         self._save()
         return plan.name
@@ -101,9 +103,8 @@ class Registrar:
             try:
                 await self.register(wanted, waits=False)
             except FrameError as error:
-                _log.error(
-                    "model_not_restored model=%s url=%s reason=%s", wanted.name, wanted.url, error
-                )  # the message says it all
+                facts = (wanted.name, wanted.url, error)
+                _log.error("model_not_restored model=%s url=%s reason=%s", *facts)
 
     def _keep(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
         """Remember what was changed of a model that was registered."""
@@ -140,12 +141,14 @@ class Registrar:
         """
         versions = self.manager.versions(name, version)
         forgot = self.manager.forget_broken(name, version)
-        if not versions and not forgot:
+        wanted = None if version == "default" else version
+        kept = [key for key in self._kept if key[0] == name and (version is None or key[1] == wanted)]
+        if not versions and not forgot and not kept:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         await asyncio.gather(*(self.manager.remove(name, found, self.drain_timeout) for found in versions))
         _log.info("model_unregistered model=%s version=%s", name, version)
-        for key in [key for key in self._kept if key[0] == name and (version is None or key[1] in versions)]:
-            del self._kept[key]
+        for key in kept:
+            self._kept.pop(key, None)
         self._save()
 
     def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
