@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from frame.errors import ModelNotFoundError
-from frame.http.host import ExplainedModel, ModelView, WorkerGroupView, WorkerState, WorkerView
+from frame.http.host import (
+    ExplainedModel,
+    ModelView,
+    TrafficView,
+    WorkerGroupView,
+    WorkerState,
+    WorkerView,
+)
 
 
 @dataclass
@@ -18,9 +25,16 @@ class FakeHost:
     views: tuple[ModelView, ...] = ()
     is_draining: bool = False
     explained: tuple[ExplainedModel, ...] = ()
+    traffic: TrafficView = field(default_factory=TrafficView)
 
     def models(self) -> Sequence[ModelView]:
         return self.views
+
+    def describe_traffic(self, name: str) -> TrafficView:
+        if name not in {view.name for view in self.views}:
+            message = f"Model not found: {name}"
+            raise ModelNotFoundError(message)
+        return self.traffic
 
     def explain(self, name: str, version: str | None) -> ExplainedModel:
         for explained in self.explained:

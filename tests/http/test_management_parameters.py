@@ -10,6 +10,7 @@ import pytest
 from frame.http.control import create_app
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.routes import default_table
+from frame.policy.traffic import RollbackRule, ShadowRule, TrafficRules
 from prometheus_client import CollectorRegistry
 
 from tests.http.fake_host import FakeHost
@@ -30,6 +31,9 @@ class FakeRegistry:
 
     def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
         self.asked.append((name, version, dict(settings)))
+
+    def set_traffic(self, name: str, rules: TrafficRules) -> None:
+        self.asked.append((name, rules))
 
     async def scale(
         self, name: str, version: str | None, change: WorkerChange, *, waits: bool
@@ -125,3 +129,50 @@ def test_a_body_that_is_too_large_is_refused():
 def test_other_methods_are_refused_with_those_that_are_there():
     assert send("PATCH", "/models")[1] == 405
     assert send("DELETE", "/models")[1] == 405
+
+
+def test_traffic_rules_are_read_whole_and_forgotten_whole():
+    rules = {
+        "weights": {"1": 9, "default": 1.5},
+        "labels": {"next": "default"},
+        "shadow": {"version": "2", "share": 0.5},
+        "rollback": {"version": "default", "max_deaths": 3},
+    }
+    registry, status, body = send("PUT", "/models/m/traffic", json=rules)
+    assert registry.asked == [
+        (
+            "m",
+            TrafficRules(
+                weights={"1": 9.0, "default": 1.5},
+                labels={"next": "default"},
+                shadow=ShadowRule(version="2", share=0.5),
+                rollback=RollbackRule(version="default", max_deaths=3),
+            ),
+        )
+    ]
+    assert status == 200
+    assert '"share":0.5' in body["status"]
+    registry, status, _ = send("DELETE", "/models/m/traffic")
+    assert (registry.asked, status) == ([("m", TrafficRules())], 200)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "no JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"weights": {"1": 1e999}}', "no JSON"),
+        (b'{"weights": [1]}', "$.weights"),
+        (b'{"default": 1}', "$.default"),
+        (
+            b'{"rollback": {"version": "1", "max_deaths": 1.5}, "weights": {"1": 1, "2": 1}}',
+            "$.rollback.max_deaths",
+        ),
+        (b'{"rollback": {"version": "1", "patience": 1}}', "rollback.patience: unknown"),
+    ],
+)
+def test_traffic_rules_that_are_wrong_are_400_with_the_place(data: bytes, said: str):
+    registry, status, body = send("PUT", "/models/m/traffic", data=data)
+    assert (registry.asked, status) == ([], 400)
+    assert said in body["message"]

@@ -69,7 +69,7 @@ class Answer:
             return self.failure.partition(":")[0]
         if self.status < 300 or not self.body:  # 507 of a handler has no body, as in DJL Serving
             return str(self.status)
-        return f"{self.status} {json.loads(self.body)['type']}"
+        return f"{self.status} {json.loads(self.body).get('type', '')}".strip()  # a handler's 424 has none
 
     @property
     def is_own(self) -> bool:

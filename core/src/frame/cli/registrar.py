@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from frame.cli.plans import PlannedModel, Planner
-from frame.cli.snapshot import read_snapshot, write_snapshot
+from frame.cli.snapshot import Snapshot, read_snapshot, write_snapshot
 from frame.config.live import with_settings
 from frame.config.settings import Source
 from frame.errors import (
@@ -24,9 +24,12 @@ from frame.errors import (
     ModelNotReadyError,
 )
 from frame.http.host import Registration, ScaledModel, WorkerChange
+from frame.http.traffic import rules_text
+from frame.policy.traffic import TrafficRules
 from frame.pool.manager import WorkloadManager
 from frame.pool.model import ModelPool
 from frame.pool.plan import ModelPlan, with_config, with_workers
+from frame.pool.traffic import text_of
 from frame.store.catalog import ModelReader
 from frame.store.startup import StartupEntry, in_store
 from frame.store.urls import parse_model_url
@@ -98,13 +101,19 @@ class Registrar:
         Raises:
             ConfigError: the snapshot cannot be read.
         """
-        for wanted in read_snapshot(self.snapshot) if self.snapshot else ():
+        if self.snapshot is None:
+            return
+        kept = read_snapshot(self.snapshot)
+        for name, rules in kept.traffic.items():
+            self.manager.traffic.set_rules(name, rules)
+        for wanted in kept.models:
             self._kept[wanted.name or "", wanted.version] = wanted
             try:
                 await self.register(wanted, waits=False)
             except FrameError as error:
                 facts = (wanted.name, wanted.url, error)
                 _log.error("model_not_restored model=%s url=%s reason=%s", *facts)
+        self.manager.traffic.changed = self._save
 
     def _keep(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
         """Remember what was changed of a model that was registered."""
@@ -117,7 +126,8 @@ class Registrar:
         if self.snapshot is None:
             return
         try:
-            write_snapshot(self.snapshot, list(self._kept.values()))
+            models = list(self._kept.values())
+            write_snapshot(self.snapshot, Snapshot(models=models, traffic=dict(self.manager.traffic.rules())))
         except OSError as error:
             _log.warning("snapshot_not_written path=%s reason=%s", self.snapshot, error)
 
@@ -165,6 +175,24 @@ class Registrar:
             pool.change_plan(plan)
             self._keep(name, plan.version, settings)
 
+    def set_traffic(self, name: str, rules: TrafficRules) -> None:
+        """Share a model's requests among its versions by these rules from now on.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            BadRequestError: the rules name a version that is not served, or a label that is one's name.
+        """
+        served = [text_of(version) for version in self._existing(name, None)]
+        for field_name, version in rules.versions():
+            if version not in served:
+                those = ", ".join(served)
+                raise BadRequestError(f"Parameter {field_name}: no version {version}; there are: {those}.")
+        if taken := sorted(set(served) & rules.labels.keys()):
+            raise BadRequestError(f"Parameter labels: {taken[0]} is the name of a version.")
+        self.manager.traffic.set_rules(name, rules)
+        _log.info("traffic_set model=%s rules=%s", name, rules_text(rules))
+        self._save()
+
     async def scale(
         self, name: str, version: str | None, change: WorkerChange, *, waits: bool
     ) -> Sequence[ScaledModel]:
@@ -196,7 +224,11 @@ class Registrar:
 
     def _existing(self, name: str, version: str | None) -> Sequence[str | None]:
         self.manager.require(name, version)
-        return self.manager.versions(name, version)
+        found = self.manager.versions(name, version)
+        if not found:
+            self.manager.find(name, version)  # one of the store that is not ready raises
+            raise ModelNotFoundError(f"Model not found: {name} version {version}")  # it is a label, or going
+        return found
 
 
 def _ready_workers(pool: ModelPool) -> int:

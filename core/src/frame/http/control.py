@@ -24,6 +24,7 @@ from frame.http.host import ModelHost, ModelRegistry, ModelView
 from frame.http.management import MAX_BODY_BYTES, Handler, management_handlers
 from frame.http.openapi import openapi_document
 from frame.http.routes import ANY_METHOD, Endpoint, RouteTable
+from frame.http.traffic import traffic_body
 
 PAGE_LIMIT = 100  # DJL Serving's default and maximum for GET /models
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -105,6 +106,9 @@ def _handlers(
             return Response(explanation_text(explained), content_type=TEXT_TYPE)
         return _json(explanation_body(explained))
 
+    async def describe_traffic(model: str) -> Response:
+        return _json(traffic_body(model, host.describe_traffic(model)))
+
     async def metrics() -> Response:
         names = frozenset(request.args.getlist("name[]"))
         text = generate_latest(_Selection(registry, names))
@@ -118,6 +122,7 @@ def _handlers(
         "describe_model_version": describe_model,
         "explain_model": explain_model,
         "explain_model_version": explain_model,
+        "describe_traffic": describe_traffic,
         "metrics": metrics,
     }
 

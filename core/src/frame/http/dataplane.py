@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,12 +27,16 @@ from frame.pool.metrics import outcome_of
 from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
 from frame.pool.quarantine import check_quarantine
+from frame.pool.shadow import Shadows
+from frame.pool.traffic import ModelTraffic, text_of
 from frame.worker.codecs.multipart import is_form, split_form
 
 _log = logging.getLogger(__name__)
 DEFAULT_PRIORITY = 3  # DJL Serving's, for requests without x-priority
 _MAX_FORM_BYTES = 64 << 10
 TIMINGS_HEADER = "x-frame-timings"
+VERSION_HEADER = b"x-frame-model-version"
+"""Tells which version answered, where traffic rules chose it."""
 _FORBIDDEN = frozenset(
     {
         *(
@@ -73,6 +78,7 @@ class DataPlane:
         )
         self._watch = ClientWatch()
         self._ids = itertools.count(1)
+        self._shadows = Shadows(manager.find, manager.budget, self._ids)
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -102,7 +108,7 @@ class DataPlane:
             if invocation.model is None:
                 invocation.model = self._manager.only_model()
             if invocation.model is not None:
-                pool = self._manager.find(invocation.model, invocation.version)
+                pool = self._manager.route(invocation.model, invocation.version)
                 pool.check_ready()
             head = self._head(invocation, codec, request_id)
             payload = await self._intake.read(invocation.properties, receive)
@@ -118,7 +124,8 @@ class DataPlane:
         size_bytes = payload.size_bytes
         try:
             job = self._job(head, invocation, payload, pool)
-            await self._run(_Exchange(receive, send), adapter, pool, job)
+            traffic = None if invocation.version else self._manager.traffic.find(pool.plan.name)
+            await self._run(_Exchange(receive, send, traffic), adapter, pool, job)
         finally:
             self._intake.release(payload, size_bytes)
 
@@ -130,7 +137,7 @@ class DataPlane:
             name = invocation.model or _named_in_body(invocation, payload)
             if name is None:
                 raise BadRequestError("Parameter model_name is required.")
-            return self._manager.find(name, invocation.version)
+            return self._manager.route(name, invocation.version)
         except FrameError:
             self._intake.release(payload, payload.size_bytes)
             raise
@@ -165,6 +172,10 @@ class DataPlane:
     # --- out ----------------------------------------------------------------------------------
 
     async def _run(self, exchange: _Exchange, adapter: Adapter, pool: ModelPool, job: Job) -> None:
+        traffic = exchange.traffic
+        if traffic is not None:
+            job.watcher = traffic.watcher(pool)
+            exchange.headers = ((VERSION_HEADER, text_of(pool.plan.version).encode("latin-1", "replace")),)
         try:
             if pool.quarantine:
                 await check_quarantine(pool.quarantine, job, time.monotonic)
@@ -175,8 +186,12 @@ class DataPlane:
         except FrameError as error:
             job.close()
             pool.metrics.count_request(outcome_of(error.status), 0.0)
-            await self._send_error(exchange.send, adapter, job.request_id, error)
+            if job.watcher is not None:
+                job.watcher(outcome_of(error.status), 0.0)
+            await self._send_error(exchange.send, adapter, job.request_id, error, exchange.headers)
             return
+        if traffic is not None and (shadow := traffic.shadow_of(pool)) is not None:
+            self._shadows.copy(job, pool.plan.name, *shadow)
         watched = self._watch.add(job, exchange.receive, pool)
         try:
             answer = await job.answer
@@ -193,7 +208,7 @@ class DataPlane:
             self._watch.remove(watched)
 
     async def _send_answer(self, exchange: _Exchange, adapter: Adapter, job: Job, answer: Answer) -> None:
-        headers = common_headers(job.request_id)
+        headers = [*common_headers(job.request_id), *exchange.headers]
         status = answer.status
         if answer.type_name and answer.body is None:
             status = self._settings.status_of(answer.type_name, status)
@@ -218,7 +233,7 @@ class DataPlane:
         self, exchange: _Exchange, pool: ModelPool, job: Job, answer: Answer, stream: JobStream
     ) -> None:
         """Pass chunks on as they come; a broken stream ends the connection, so that the client notices."""
-        headers = common_headers(job.request_id) + _headers_of(answer.properties)
+        headers = [*common_headers(job.request_id), *exchange.headers, *_headers_of(answer.properties)]
         limit = self._settings.chunk_timeout
         try:
             await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -234,10 +249,17 @@ class DataPlane:
         finally:
             stream.close()
 
-    async def _send_error(self, send: Send, adapter: Adapter, request_id: str, error: FrameError) -> None:
+    async def _send_error(
+        self,
+        send: Send,
+        adapter: Adapter,
+        request_id: str,
+        error: FrameError,
+        more: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
         status = self._settings.status_of(error.type_name, error.status)
         own, body = adapter.error(status, error.type_name, str(error))
-        headers = [*common_headers(request_id), *own, (b"content-length", str(len(body)).encode())]
+        headers = [*common_headers(request_id), *more, *own, (b"content-length", str(len(body)).encode())]
         if error.retry_after is not None or status == 503:  # noqa: PLR2004
             headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after or 1.0))).encode()))
         if status in {408, 413}:  # the rest of the body is not read
@@ -257,13 +279,15 @@ class _Head:
 
 
 class _Exchange:
-    """The two ways to talk to one client."""
+    """The two ways to talk to one client, and the rules that its request was routed by."""
 
-    __slots__ = ("receive", "send")
+    __slots__ = ("headers", "receive", "send", "traffic")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, traffic: ModelTraffic | None) -> None:
         self.receive = receive
         self.send = send
+        self.traffic = traffic
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def _named_in_body(invocation: Invocation, payload: Payload) -> str | None:

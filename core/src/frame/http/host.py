@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from frame.api import Signature
 from frame.policy.explain_view import ExplainView
+from frame.policy.traffic import TrafficRules
 
 ModelStatus = Literal["READY", "PENDING", "FAILED"]
 WorkerState = Literal["starting", "ready", "busy", "draining", "failed"]
@@ -140,6 +141,49 @@ class ScaledModel:
     maximum: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialView:
+    """One version of a trial: its last requests; times are seconds, None without a good answer."""
+
+    requests: int
+    failures: int
+    median: float | None
+    tail: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowView:
+    """What became of the copies that a version got.
+
+    Attributes:
+        results: how many were `equal`, `different`, `failed`, `not_compared` or `skipped`.
+        differences: request id and place of the last ones, oldest first.
+    """
+
+    results: Mapping[str, int]
+    differences: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackView:
+    """A version that lost its weight; `at` is UTC."""
+
+    version: str
+    at: datetime
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficView:
+    """The traffic rules of a model and what came of them, by version."""
+
+    rules: TrafficRules = field(default_factory=TrafficRules)
+    trial: Mapping[str, TrialView] = field(default_factory=dict)
+    shadows: Mapping[str, ShadowView] = field(default_factory=dict)
+    rollbacks: Sequence[RollbackView] = ()
+
+
 class ModelRegistry(Protocol):
     """What changes the models that are served. Members raise `FrameError`s."""
 
@@ -153,6 +197,10 @@ class ModelRegistry(Protocol):
 
     def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
         """Change settings of a version, or of all of a model's, that can change while it runs."""
+        ...
+
+    def set_traffic(self, name: str, rules: TrafficRules) -> None:
+        """Share a model's requests among its versions by these rules from now on."""
         ...
 
     async def scale(
@@ -172,6 +220,10 @@ class ModelHost(Protocol):
 
     def models(self) -> Sequence[ModelView]:
         """Every version of every model, in any order, failed ones included."""
+        ...
+
+    def describe_traffic(self, name: str) -> TrafficView:
+        """The traffic rules of a model; raises `ModelNotFoundError` when there is none."""
         ...
 
     def explain(self, name: str, version: str | None) -> ExplainedModel:

@@ -13,6 +13,8 @@ from quart import Response, request
 from frame.errors import BadRequestError
 from frame.http import answers
 from frame.http.host import ModelRegistry, Registration, WorkerChange
+from frame.http.traffic import parse_rules, rules_text
+from frame.policy.traffic import TrafficRules
 
 Handler = Callable[..., Awaitable[Response]]
 
@@ -101,7 +103,21 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         "unregister_model": unregister_model,
         "unregister_model_version": unregister_model,
         "set_logging": set_logging,
+        **_traffic_handlers(models),
     }
+
+
+def _traffic_handlers(models: ModelRegistry) -> dict[str, Handler]:
+    async def set_traffic(model: str) -> Response:
+        rules = parse_rules(await request.get_data())
+        models.set_traffic(model, rules)
+        return _status(f'Model "{model}" traffic: {rules_text(rules)}')
+
+    async def forget_traffic(model: str) -> Response:
+        models.set_traffic(model, TrafficRules())
+        return _status(f'Model "{model}" traffic: the newest version')
+
+    return {"set_traffic": set_traffic, "forget_traffic": forget_traffic}
 
 
 async def _parameters() -> dict[str, str]:

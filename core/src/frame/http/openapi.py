@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from frame import __version__
 from frame.http.routes import ANY_METHOD, Endpoint, RouteTable
+from frame.policy.traffic import TrafficRules
 
 Json = dict[str, Any]
 
@@ -62,6 +65,11 @@ def _operation(endpoint: Endpoint) -> Json:
         operation["parameters"] = parameters
     if (given := _BODIES.get(endpoint.name)) is not None:
         operation["requestBody"] = {"content": {"application/json": {"schema": _settings(given)}}}
+    if endpoint.name == "set_traffic":
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _ref("TrafficRules")}},
+        }
     if endpoint.plane == "data":
         operation["requestBody"] = {"content": {"application/json": {}, "*/*": {}}}
     return operation
@@ -195,6 +203,9 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     "scale_model_version": _SCALED,
     "change_model": _done("They have changed"),
     "change_model_version": _done("They have changed"),
+    "describe_traffic": {"200": _json_answer("The rules, and what came of them", "Traffic")},
+    "set_traffic": _done("The rules are in force"),
+    "forget_traffic": _done("The newest version gets all requests that name none"),
     "unregister_model": _done("Its workers are gone"),
     "unregister_model_version": _done("Its workers are gone"),
     "set_logging": _done("The level is set"),
@@ -244,7 +255,33 @@ def _schemas() -> Json:
         ),
         "Model": _model_schema(health["properties"]["status"]),
         "Explanation": _explanation_schema(),
+        "Traffic": _traffic_schema(),
+        **_RULES,
     }
+
+
+_, _RULES = msgspec.json.schema_components([TrafficRules], ref_template="#/components/schemas/{name}")
+
+
+def _traffic_schema() -> Json:
+    millis: Json = {"type": "number", "minimum": 0}
+    trial = _object("requests failures", requests=_COUNT, failures=_COUNT, p50Millis=millis, p95Millis=millis)
+    difference = _object("requestId at", requestId=_TEXT, at=_TEXT)
+    shadow: Json = {
+        "type": "object",
+        "properties": {"differences": _array(difference)},
+        "additionalProperties": _COUNT,
+    }
+    cause = {"enum": ["errors", "latency", "deaths", "failed"]}
+    rollback = _object("version at cause reason", version=_TEXT, at=_TEXT, cause=cause, reason=_TEXT)
+    return _object(
+        "modelName rules rollbacks",
+        modelName=_TEXT,
+        rules=_ref("TrafficRules"),
+        trial={"type": "object", "additionalProperties": trial},
+        shadow={"type": "object", "additionalProperties": shadow},
+        rollbacks=_array(rollback),
+    )
 
 
 def _explanation_schema() -> Json:

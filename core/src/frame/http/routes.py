@@ -107,6 +107,14 @@ CONTROL_PLANE: tuple[Endpoint, ...] = (
         summary="The same of one version",
     ),
     Endpoint(
+        name="describe_traffic",
+        path="/models/{model}/traffic",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="How requests are shared among a model's versions, and what came of it",
+    ),
+    Endpoint(
         name="metrics",
         path="/server/metrics",
         methods=("GET",),
@@ -132,6 +140,8 @@ MANAGEMENT: tuple[Endpoint, ...] = (
     _control("change_model_version", "PATCH", "/models/{model}/{version}", "The same of one version"),
     _control("unregister_model", "DELETE", "/models/{model}", "Serve a model no longer, all its versions"),
     _control("unregister_model_version", "DELETE", "/models/{model}/{version}", "The same of one version"),
+    _control("set_traffic", "PUT", "/models/{model}/traffic", "Share requests among a model's versions"),
+    _control("forget_traffic", "DELETE", "/models/{model}/traffic", "The newest version gets all again"),
     _control("set_logging", ANY_METHOD, "/server/logging", "Set the level of the server's log"),
 )
 """The routes that change something: on loopback listeners, or with a token (`http.guard`)."""

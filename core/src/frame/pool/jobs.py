@@ -111,6 +111,7 @@ class Job:
         deadline: no longer than this in the queue and in workers together.
         limited_by: the setting or header that the deadline comes from.
         group_key, batch: where it runs now; 0 while it waits.
+        watcher: told of its outcome and its seconds when it ends.
         batch_size, inference: of the batch that answered it: requests, and seconds in the model.
     """
 
@@ -133,6 +134,7 @@ class Job:
     batch_size: int = 0
     inference: float = 0.0
     stream: JobStream | None = None
+    watcher: Callable[[str, float], None] | None = None
 
     def close(self) -> None:
         """Free the payloads."""

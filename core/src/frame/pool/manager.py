@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frame.errors import ModelExistsError, ModelNotFoundError, ModelNotReadyError
-from frame.http.host import ExplainedModel, ModelView
+from frame.http.host import ExplainedModel, ModelView, TrafficView
 from frame.policy.placement import Loaded
 from frame.pool.budget import ByteBudget
 from frame.pool.environments import EnvironmentRequest, make_environment
@@ -19,6 +19,7 @@ from frame.pool.metrics import MetricsView
 from frame.pool.model import ModelPool
 from frame.pool.placer import Placer, ReadMemory, label_of
 from frame.pool.plan import ModelPlan, Place, kind_of
+from frame.pool.traffic import TrafficDesk, key_of
 from frame.pool.views import count_states, self_check_of, view_of
 
 
@@ -35,8 +36,9 @@ class BrokenModel:
 class WorkloadManager:
     """All models. Everything but `run`, `remove` and `close` is cheap and runs on the loop's thread.
 
-    Invariant: a name without a version means the newest version that is ready; one that is being removed is
-        chosen last, so that a new version takes over without a failed request.
+    Invariant: a name without a version means the newest version that is ready, where `traffic` has no rules
+        for the model; one that is being removed is chosen last, so that a new version takes over without a
+        failed request.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class WorkloadManager:
         self._cpu_threads = cpu_threads
         self._broken = {(item.name, item.version): item for item in broken}
         self._pools: dict[str, dict[str | None, ModelPool]] = {}
+        self.traffic = TrafficDesk(self._pools)
         self._ending: set[ModelPool] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = asyncio.Event()
@@ -81,8 +84,22 @@ class WorkloadManager:
         """Yield every pool."""
         return (pool for versions in self._pools.values() for pool in versions.values())
 
+    def route(self, name: str, version: str | None) -> ModelPool:
+        """Return the pool that gets a request; where rules share them out, it is the next one's turn.
+
+        Raises: as `find`.
+        """
+        if version is None and (traffic := self.traffic.find(name)) is not None:
+            chosen = traffic.choose(self._pools.get(name, {}), counts=True)
+            if chosen is not None:
+                return chosen
+        return self.find(name, version)
+
     def find(self, name: str, version: str | None) -> ModelPool:
-        """Return the pool of a model; when no version is named, of the newest that is ready.
+        """Return the pool of a model; when no version is named, of the one that most requests go to.
+
+        Args:
+            version: or a label.
 
         Raises:
             ModelNotFoundError: there is none.
@@ -90,11 +107,9 @@ class WorkloadManager:
         """
         versions = self._pools.get(name)
         if versions:
-            if version is None and len(versions) == 1:
-                return next(iter(versions.values()))
-            if version is None:
-                return max(versions.values(), key=_preference)
-            found = versions.get(None if version == "default" else version)
+            found = self._preferred(name, versions) if version is None else versions.get(key_of(version))
+            if found is None and version is not None and (traffic := self.traffic.find(name)) is not None:
+                found = versions.get(key_of(traffic.rules.labels.get(version, version)))
             if found is not None:
                 return found
         for broken, broken_version in self._broken:
@@ -105,6 +120,13 @@ class WorkloadManager:
         label = name if version is None else f"{name} version {version}"
         raise ModelNotFoundError(f"Model not found: {label}")
 
+    def _preferred(self, name: str, versions: Mapping[str | None, ModelPool]) -> ModelPool:
+        if len(versions) == 1:
+            return next(iter(versions.values()))
+        traffic = self.traffic.find(name)
+        ruled = None if traffic is None else traffic.choose(versions, counts=False)
+        return ruled or max(versions.values(), key=_preference)
+
     def require(self, name: str, version: str | None) -> None:
         """Raise `ModelNotFoundError` unless there is such a model, whatever its state."""
         with suppress(ModelNotReadyError):
@@ -113,8 +135,7 @@ class WorkloadManager:
     def versions(self, name: str, version: str | None) -> list[str | None]:
         """Return the versions of a model that are served and stay: all of them, or the one that is named."""
         found = [key for key, pool in self._pools.get(name, {}).items() if pool not in self._ending]
-        wanted = None if version == "default" else version
-        return found if version is None else [key for key in found if key == wanted]
+        return found if version is None else [key for key in found if key == key_of(version)]
 
     def forget_broken(self, name: str, version: str | None) -> bool:
         """Forget what of a model could not be served as it was configured; tell whether there was any."""
@@ -136,8 +157,10 @@ class WorkloadManager:
             self._tasks = tasks
             for pool in self.pools():
                 tasks.create_task(pool.run())
+            reviewer = tasks.create_task(self.traffic.run())
             await self._closed.wait()
             self._tasks = None
+            reviewer.cancel()
 
     def add(self, plan: ModelPlan) -> ModelPool:
         """Serve one more model version; `settled` of its pool is set when it is up or has failed.
@@ -170,6 +193,7 @@ class WorkloadManager:
         if pool is None or pool in self._ending or self._tasks is None:
             raise ModelNotFoundError(f"Model not found: {name}")
         self._ending.add(pool)
+        self.traffic.forget(name, version, is_last=not self.versions(name, None))
         await asyncio.shield(self._tasks.create_task(self._end(pool, timeout)))
 
     async def _end(self, pool: ModelPool, timeout: float) -> None:  # passed on to the pool
@@ -230,6 +254,12 @@ class WorkloadManager:
         view = explain_view_of(pool, cpu_threads=self._cpu_threads)
         return ExplainedModel(name=pool.plan.name, version=pool.plan.version, view=view)
 
+    def describe_traffic(self, name: str) -> TrafficView:
+        """Return the traffic rules of a model; raises `ModelNotFoundError` when there is none."""
+        self.require(name, None)
+        traffic = self.traffic.find(name)
+        return TrafficView() if traffic is None else traffic.view()
+
     def metrics(self) -> list[MetricsView]:
         """Return what the metrics of every model are made from."""
         return [
@@ -240,6 +270,7 @@ class WorkloadManager:
                 queue_length=pool.queue_length,
                 workers=count_states(pool),
                 self_check=str((self_check_of(pool) or {}).get("result", "")),
+                **self.traffic.figures(pool),
             )
             for pool in self.pools()
         ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -84,6 +85,8 @@ def outcome_of(status: int) -> str:
     return "client_error" if status < 500 else "server_error"  # noqa: PLR2004
 
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
+
 HISTOGRAMS: tuple[tuple[str, str, str], ...] = (
     (
         "frame_request_seconds",
@@ -100,9 +103,25 @@ HISTOGRAMS: tuple[tuple[str, str, str], ...] = (
 
 
 class MetricsView:
-    """What the collector asks of one model at a scrape."""
+    """What the collector asks of one model version at a scrape.
 
-    __slots__ = ("metrics", "model", "queue_length", "self_check", "version", "workers")
+    Attributes:
+        share: of the requests that name no version; None where no rules say so.
+        shadow: copies that it got, by result.
+        rollbacks: how often it lost its weight by itself, by cause.
+    """
+
+    __slots__ = (
+        "metrics",
+        "model",
+        "queue_length",
+        "rollbacks",
+        "self_check",
+        "shadow",
+        "share",
+        "version",
+        "workers",
+    )
 
     def __init__(
         self,
@@ -113,6 +132,9 @@ class MetricsView:
         queue_length: int,
         workers: dict[str, int],
         self_check: str = "",
+        share: float | None = None,
+        shadow: Mapping[str, int] = NOTHING,
+        rollbacks: Mapping[str, int] = NOTHING,
     ) -> None:
         self.model = model
         self.self_check = self_check
@@ -120,6 +142,9 @@ class MetricsView:
         self.metrics = metrics
         self.queue_length = queue_length
         self.workers = workers
+        self.share = share
+        self.shadow = shadow
+        self.rollbacks = rollbacks
 
 
 class FrameCollector(Collector):
@@ -136,6 +161,7 @@ class FrameCollector(Collector):
             yield _histogram(name, attribute, text, views)
         yield from _counters(views)
         yield from _gauges(views)
+        yield from _traffic(views)
         bytes_queued = GaugeMetricFamily("frame_queued_bytes", "Bytes of request bodies that wait or run.")
         bytes_queued.add_metric([], self._queued_bytes())
         yield bytes_queued
@@ -192,3 +218,28 @@ def _gauges(views: list[MetricsView]) -> Iterator[GaugeMetricFamily]:
         for state, count in view.workers.items():
             workers.add_metric([*labels, state], count)
     yield from (length, workers, checks)
+
+
+def _traffic(views: list[MetricsView]) -> Iterator[Metric]:
+    shares = GaugeMetricFamily(
+        "frame_traffic_share",
+        "Share of the requests that name no version.",
+        labels=["model", "version"],
+    )
+    shadows = CounterMetricFamily(
+        "frame_shadow_requests",
+        "Copied requests, by how the answers compared.",
+        labels=["model", "version", "result"],
+    )
+    rollbacks = CounterMetricFamily(
+        "frame_rollbacks", "Versions that lost their weight.", labels=["model", "version", "cause"]
+    )
+    for view in views:
+        labels = [view.model, view.version]
+        if view.share is not None:
+            shares.add_metric(labels, view.share)
+        for result, count in view.shadow.items():
+            shadows.add_metric([*labels, result], count)
+        for cause, count in view.rollbacks.items():
+            rollbacks.add_metric([*labels, cause], count)
+    yield from (shares, shadows, rollbacks)

@@ -45,8 +45,7 @@ class OpenJobs:
             return
         if not job.answer.done():
             job.answer.set_result(answer)
-        total = self._clock() - job.arrived
-        self._metrics.count_request(outcome_of(answer.status), total)
+        total = self._count(job, outcome_of(answer.status))
         if self._request_log is not None and job.dispatched:
             self._request_log.add(queue=job.dispatched - job.arrived, inference=job.inference, total=total)
         job.close()
@@ -61,15 +60,14 @@ class OpenJobs:
         """Count a job whose stream ended and forget it."""
         if self._forget(job):
             outcome = "cancelled" if job.answer.cancelled() else outcome_of(job.answer.result().status)
-            seconds = self._clock() - job.arrived
-            self._metrics.count_request("server_error" if is_broken else outcome, seconds)
+            self._count(job, "server_error" if is_broken else outcome)
             job.close()
 
     def cancel(self, job: Job) -> bool:
         """Forget a job whose client went away; False when it had ended. Its payloads stay open."""
         if not self._forget(job):
             return False
-        self._metrics.count_request("cancelled", self._clock() - job.arrived)
+        self._count(job, "cancelled")
         return True
 
     async def wait_until_none(self, timeout: float) -> None:  # the wait is on a future made here
@@ -78,6 +76,13 @@ class OpenJobs:
             if self._idle is None or self._idle.done():  # several may wait
                 self._idle = asyncio.get_running_loop().create_future()
             await asyncio.wait((self._idle,), timeout=timeout)
+
+    def _count(self, job: Job, outcome: str) -> float:
+        seconds = self._clock() - job.arrived
+        self._metrics.count_request(outcome, seconds)
+        if job.watcher is not None:
+            job.watcher(outcome, seconds)
+        return seconds
 
     def _forget(self, job: Job) -> bool:
         if self._jobs.pop(job.id, None) is None:

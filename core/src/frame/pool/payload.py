@@ -39,6 +39,13 @@ class Payload:
         if self.descriptor >= 0:
             seal(self.descriptor)
 
+    def copy(self) -> Payload:
+        """Return the same bytes for somebody else to close; none is copied."""
+        other = Payload()
+        other.segments, other.size_bytes = list(self.segments), self.size_bytes
+        other.descriptor = os.dup(self.descriptor) if self.descriptor >= 0 else -1
+        return other
+
     def read_segments(self) -> Sequence[bytes | memoryview]:
         """Return the bytes, mapped when they are behind the descriptor; they outlive `close`."""
         if self.descriptor < 0:
