@@ -105,13 +105,41 @@ def hook(result: str, name: str = "frame_engines") -> str:
     """Return the source of a plugin whose hook returns an expression's value."""
     return f"""
 import pluggy
-from frame.api import EngineSpec
+from frame.api import EngineSpec, ModelSource, RemoteFile, RemoteModel
 
 
 @pluggy.HookimplMarker("frame")
 def {name}():
     return {result}
 """
+
+
+def source_hook(scheme: str, api: str = "(1, 1)") -> str:
+    """Return the source of a plugin with a source of models."""
+    target = "zz_frame_source:Echoes"
+    yielded = f"ModelSource(name='new', schemes=('{scheme}',), api={api}, target='{target}')"
+    return hook(f"[{yielded}]", "frame_model_sources")
+
+
+ECHOES = """
+class Echoes(RemoteModel):
+    def __init__(self, url, context):
+        self.engine = url.rpartition("/")[2]
+
+    def files(self):
+        return [RemoteFile(path="serving.properties", size_bytes=None, version=self.engine)]
+
+    def read(self, file, offset):
+        yield f"engine={self.engine}\\n".encode()[offset:]
+"""
+
+
+def test_a_plugin_brings_models_from_elsewhere(tmp_path: Path) -> None:
+    source = source_hook("made") + ECHOES
+    folder = put_distribution(tmp_path / "plugin", "frame-source", "zz_frame_source", source)
+    environ = {"PYTHONPATH": str(folder), "SERVING_CACHE_DIR": str(tmp_path / "cache")}
+    with run_server(None, ["-m", "m=made://up/echo"], environ=environ) as running:
+        assert httpx.post(f"{running.url}/predictions/m", json=[1], timeout=20).json() == [1]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +154,10 @@ def {name}():
         (hook("[EngineSpec(name='new', api=(98, 99), target='a:B')]"), "98"),
         (hook("[EngineSpec(name='ONNX', api=(1, 1), target='a:B')]"), "ONNX"),
         (hook("[EngineSpec(name='new', api=(1, 1), target='no_class')]"), "no_class"),
+        (hook("['ftp']", "frame_model_sources"), "ModelSource"),
+        (source_hook("ftp", api="(98, 99)"), "98"),
+        (source_hook("s3"), "s3: is taken"),
+        (source_hook("file"), "file: is taken"),
     ],
 )
 def test_broken_plugin_is_reported_by_name_and_the_others_work(

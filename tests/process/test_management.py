@@ -108,7 +108,7 @@ def test_a_model_that_does_not_load_is_named_with_its_reason_and_forgotten(
     [
         ({}, "Parameter url is required."),
         ({"url": "/there/is/nothing"}, "/there/is/nothing"),
-        ({"url": "https://models.example/m.zip"}, "https: is not supported yet"),
+        ({"url": "gs://models/m.zip"}, "no source has the scheme gs:"),
         ({"url": "EXTRA", "batch_size": "many"}, "Parameter batch_size: expected an integer."),
         ({"url": "EXTRA", "batch_size": "0"}, "batch_size"),
         ({"url": "EXTRA", "min_worker": "3", "max_worker": "x"}, "Parameter max_worker"),

@@ -6,11 +6,12 @@ import io
 import tarfile
 import zipfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from frame.api import Claim, EngineSpec, option
 from frame.config.files import load_server_config
-from frame.store.catalog import build_catalog, models_cache
+from frame.store.catalog import build_catalog, model_reader, models_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +292,7 @@ def test_relative_path_is_looked_up_here_and_bare_name_in_the_store(store, build
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        ("x=s3://bucket/m", "s3: is not supported yet"),
+        ("x=s3://bucket/m", "no source has the scheme s3:"),
         ("x=/m/workflow.json", "workflows are not supported yet"),
         ("x=/nowhere/m", "there is no such file or folder"),
     ],
@@ -363,3 +364,21 @@ def test_cache_is_where_the_settings_say(tmp_path):
     plain = load_server_config(None, {}, {})
     assert str(models_cache(plain, {"HOME": "/home/u"})) == "/home/u/.cache/frame/models"
     assert str(models_cache(plain, {"HOME": "/home/u", "XDG_CACHE_HOME": "/c"})) == "/c/frame/models"
+
+
+def test_downloads_lie_in_the_cache_or_where_djls_variable_says(tmp_path):
+    config = load_server_config(None, {"model_store": str(tmp_path)}, {})
+    home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    reader = model_reader(config, ENGINES, home, lenient=False)
+    assert reader.fetcher.cache == tmp_path / "cache" / "frame" / "downloads"
+    reader = model_reader(config, ENGINES, {**home, "SERVING_DOWNLOAD_DIR": "/somewhere"}, lenient=False)
+    assert reader.fetcher.cache == Path("/somewhere")
+    assert (reader.fetcher.timeout, reader.fetcher.allows_private) == (3600.0, False)
+
+
+def test_a_url_that_no_source_takes_refuses_its_model_alone(store, build):
+    put(store, "mlp/mlp.onnx")
+    catalog = build("m=gs://bucket/m.zip", str(store / "mlp"))
+    assert served(catalog) == {("mlp", None): "onnx"}
+    (refused,) = [entry for entry in catalog.entries if entry.problems]
+    assert "no source has the scheme gs:" in refused.problems[0]

@@ -2,7 +2,15 @@
 
 import pytest
 from frame.errors import StoreError
-from frame.store.urls import ModelUrl, local_path, model_name, parse_model_url, path_stem, split_model_list
+from frame.store.urls import (
+    ModelUrl,
+    local_path,
+    model_name,
+    parse_model_url,
+    path_stem,
+    scheme_of,
+    split_model_list,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +69,31 @@ def test_local_locations_are_paths(location, path):
 
 
 @pytest.mark.parametrize(
-    "location", ["https://h/m.zip", "s3://bucket/m", "djl://ai/x", "gs://b/m", "hdfs://h/m", "jar:file:/m!/x"]
+    ("location", "scheme", "name"),
+    [
+        ("https://h/a/m.zip", "https", "m"),
+        ("S3://bucket/m-1/", "s3", "m_1"),
+        ("hf://owner/name@v1.0", "hf", "name"),
+        ("https://h/m.tar.gz#sha256=00", "https", "m"),
+        ("http://h/a%20b@c/my%20m.zip", "http", "my_m"),
+        ("djl://ai/x", "djl", "x"),
+        ("jar:file:/m!/x", "jar", "x"),
+        ("/m/mlp.zip", "", "mlp"),
+        ("file:///m/mlp@2.zip", "", "mlp_2"),
+        ("a:b", "", "a_b"),
+    ],
 )
-def test_remote_schemes_are_refused_with_what_to_do(location):
-    with pytest.raises(StoreError, match=r"is not supported yet; copy the model to this machine"):
-        local_path(location)
+def test_urls_of_other_machines_have_a_scheme(location, scheme, name):
+    assert (scheme_of(location), model_name(location)) == (scheme, name)
+    if scheme:
+        with pytest.raises(StoreError, match="no path, nor a file: url"):
+            local_path(location)
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated():
+    with pytest.raises(StoreError, match="would be logged") as caught:
+        parse_model_url("m=https://user:secret@h/m.zip")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("location", ["/m/workflow.json", "file:/m/my-workflow.yml", "workflow.yaml"])

@@ -38,6 +38,14 @@ from frame.contract.properties import Properties
 from frame.contract.protocols import Protocol, Route
 from frame.contract.requests import Buffer, Part, Request, RequestError, Response, ResponseStream
 from frame.contract.signatures import Signature, TensorSpec
+from frame.contract.sources import (
+    ModelSource,
+    RemoteFile,
+    RemoteModel,
+    SourceChangedError,
+    SourceContext,
+    SourceError,
+)
 
 __all__ = [
     "API_VERSION",
@@ -55,6 +63,7 @@ __all__ = [
     "LaunchCommand",
     "LaunchRequest",
     "Model",
+    "ModelSource",
     "ModelSpec",
     "NoOptions",
     "Part",
@@ -62,6 +71,8 @@ __all__ = [
     "Properties",
     "Protocol",
     "RanksRequest",
+    "RemoteFile",
+    "RemoteModel",
     "Request",
     "RequestError",
     "Response",
@@ -69,6 +80,9 @@ __all__ = [
     "Route",
     "SequenceModel",
     "Signature",
+    "SourceChangedError",
+    "SourceContext",
+    "SourceError",
     "TensorModel",
     "TensorSpec",
     "Tensors",

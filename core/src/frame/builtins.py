@@ -5,6 +5,7 @@ from __future__ import annotations
 from frame import __version__
 from frame.contract.engines import EngineSpec
 from frame.contract.protocols import Protocol, Route
+from frame.contract.sources import ModelSource
 from frame.hookspecs import hookimpl
 from frame.worker.echo import EchoOptions
 
@@ -15,6 +16,30 @@ VERSION = __version__
 def frame_engines() -> list[EngineSpec]:
     """Yield the engine `echo`, which must be named: it claims no folder."""
     return [EngineSpec(name="echo", api=(1, 1), target="frame.worker.echo:EchoEngine", options=EchoOptions)]
+
+
+@hookimpl
+def frame_model_sources() -> list[ModelSource]:
+    """Yield the web, S3 and Hugging Face hubs."""
+    return [
+        ModelSource(
+            name="http", schemes=("http", "https"), api=(1, 1), target="frame.sources.http:HttpModel"
+        ),
+        ModelSource(
+            name="s3",
+            schemes=("s3",),
+            api=(1, 1),
+            target="frame.sources.s3:S3Model",
+            requires={"boto3": "pip install 'frame-core[s3]'"},
+        ),
+        ModelSource(
+            name="hub",
+            schemes=("hf",),
+            api=(1, 1),
+            target="frame.sources.hub:HubModel",
+            requires={"huggingface_hub": "pip install 'frame-core[hub]'"},
+        ),
+    ]
 
 
 @hookimpl

@@ -11,6 +11,7 @@ import pluggy
 
 from frame.contract.engines import EngineSpec
 from frame.contract.protocols import Protocol
+from frame.contract.sources import ModelSource
 
 hookspec = pluggy.HookspecMarker("frame")
 hookimpl = pluggy.HookimplMarker("frame")
@@ -19,6 +20,11 @@ hookimpl = pluggy.HookimplMarker("frame")
 @hookspec
 def frame_engines() -> Iterable[EngineSpec]:  # type: ignore[empty-body]  # a specification has no body
     """Yield engines, as data: neither the plugin nor this call may import a framework."""
+
+
+@hookspec
+def frame_model_sources() -> Iterable[ModelSource]:  # type: ignore[empty-body]  # a specification has no body
+    """Yield model sources, as data: places that models come from, by the scheme of their urls."""
 
 
 @hookspec

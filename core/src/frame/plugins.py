@@ -17,6 +17,7 @@ from frame import builtins, hookspecs
 from frame.contract import API_VERSION
 from frame.contract.engines import EngineSpec
 from frame.contract.protocols import Protocol
+from frame.contract.sources import ModelSource
 
 _log = logging.getLogger(__name__)
 GROUP = "frame.plugins"
@@ -38,6 +39,7 @@ class LoadedPlugin:
     import_seconds: float
     engines: tuple[EngineSpec, ...] = ()
     protocols: tuple[Protocol, ...] = ()
+    sources: tuple[ModelSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,11 @@ class Plugins:
         """Every protocol."""
         return [protocol for plugin in self.loaded for protocol in plugin.protocols]
 
+    @property
+    def sources(self) -> list[ModelSource]:
+        """Every model source."""
+        return [source for plugin in self.loaded for source in plugin.sources]
+
 
 def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
     """Import all plugins and call their hooks.
@@ -82,6 +89,7 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
         try:
             plugin = _collect(point.name, distribution, version, point.load)
             _check_names(plugin, found.engines)
+            _check_schemes(plugin, found.sources)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # fault line: around a plugin
             _log.debug("plugin_broken name=%s", point.name, exc_info=True)
             reason = f"{type(error).__name__}: {error}"
@@ -104,8 +112,11 @@ def _collect(name: str, distribution: str, version: str, load: Callable[[], obje
     manager.check_pending()
     engines = tuple(spec for specs in manager.hook.frame_engines() for spec in specs)
     protocols = tuple(protocol for items in manager.hook.frame_protocols() for protocol in items)
+    sources = tuple(source for items in manager.hook.frame_model_sources() for source in items)
     for spec in engines:
         _check_engine(spec)
+    for source in sources:
+        _check_source(source)
     for protocol in protocols:
         if not isinstance(protocol, Protocol):
             raise TypeError(f"frame_protocols yielded {type(protocol).__name__}, not Protocol")
@@ -116,6 +127,7 @@ def _collect(name: str, distribution: str, version: str, load: Callable[[], obje
         import_seconds=seconds,
         engines=engines,
         protocols=protocols,
+        sources=sources,
     )
 
 
@@ -123,14 +135,32 @@ def _check_engine(spec: object) -> None:
     """Raise `TypeError` or `ValueError` when a plugin yields what is no usable engine."""
     if not isinstance(spec, EngineSpec):
         raise TypeError(f"frame_engines yielded {type(spec).__name__}, not EngineSpec")
-    low, high = spec.api
+    _check_target(f"engine {spec.name}", spec.api, spec.target)
+
+
+def _check_source(source: object) -> None:
+    """Raise `TypeError` or `ValueError` when a plugin yields what is no usable source."""
+    if not isinstance(source, ModelSource):
+        raise TypeError(f"frame_model_sources yielded {type(source).__name__}, not ModelSource")
+    _check_target(f"source {source.name}", source.api, source.target)
+
+
+def _check_target(what: str, api: tuple[int, int], target: str) -> None:
+    low, high = api
     if not low <= API_VERSION <= high:
         versions = f"plugin API {low} to {high}; this server has {API_VERSION}"
-        raise ValueError(f"engine {spec.name} was written for {versions}")
-    if ":" not in spec.target:
-        raise ValueError(
-            f"engine {spec.name}: target {spec.target!r} is not of the form package.module:Class"
-        )
+        raise ValueError(f"{what} was written for {versions}")
+    if ":" not in target:
+        raise ValueError(f"{what}: target {target!r} is not of the form package.module:Class")
+
+
+def _check_schemes(plugin: LoadedPlugin, others: Iterable[ModelSource]) -> None:
+    """Raise `ValueError` when two sources share a scheme, or one takes that of this machine's files."""
+    taken = {scheme: source.name for source in others for scheme in source.schemes} | {"file": "core"}
+    for source in plugin.sources:
+        for scheme in source.schemes:
+            if scheme in taken:
+                raise ValueError(f"source {source.name}: {scheme}: is taken by source {taken[scheme]}")
 
 
 def _check_names(plugin: LoadedPlugin, others: Iterable[EngineSpec]) -> None:

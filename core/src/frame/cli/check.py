@@ -22,7 +22,12 @@ Label = tuple[str, str | None]
 def check_models(settings: CommandSettings, *, as_json: bool) -> tuple[Catalog, str]:
     """Read and plan the models that `frame serve` would serve here; return them and the report."""
     catalog = build_catalog(
-        settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
+        settings.server,
+        settings.models,
+        settings.plugins.engines,
+        settings.environ,
+        lenient=settings.lenient,
+        sources=settings.plugins.sources,
     )
     engines = {spec.name: spec for spec in settings.plugins.engines}
     planner = Planner(engines, settings.environ, settings.server.cpu_threads or usable_cores())

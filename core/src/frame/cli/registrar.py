@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from frame.cli.arrivals import Arrivals
 from frame.cli.plans import PlannedModel, Planner
 from frame.cli.snapshot import Snapshot, read_snapshot, write_snapshot
 from frame.config.live import with_settings
@@ -26,13 +28,14 @@ from frame.errors import (
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.traffic import rules_text
 from frame.policy.traffic import TrafficRules
-from frame.pool.manager import WorkloadManager
+from frame.pool.manager import UnservedModel, WorkloadManager
 from frame.pool.model import ModelPool
 from frame.pool.plan import ModelPlan, with_config, with_workers
 from frame.pool.traffic import text_of
 from frame.store.catalog import ModelReader
+from frame.store.fetching import Watch
 from frame.store.startup import StartupEntry, in_store
-from frame.store.urls import parse_model_url
+from frame.store.urls import ModelUrl, model_name, parse_model_url, scheme_of
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
@@ -61,9 +64,18 @@ class Registrar:
     announce: Callable[[ModelPlan], None]
     snapshot: Path | None = None
     _kept: dict[_Key, Registration] = field(default_factory=dict)
+    _arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_arrivals", Arrivals(self.manager, self._plan))
+
+    def close(self) -> None:
+        """End downloads."""
+        self.reader.fetcher.ended.set()
+        self._arrivals.close()
 
     async def register(self, wanted: Registration, *, waits: bool) -> str:
-        """Serve a model and return its name.
+        """Serve a model and return its name; one that is elsewhere is PENDING while it is downloaded.
 
         Args:
             waits: return when it is up; one that does not load is forgotten again.
@@ -75,8 +87,30 @@ class Registrar:
         """
         if self.allowed is not None and self.allowed.fullmatch(wanted.url) is None:
             raise BadRequestError("Parameter url: it does not match model_url_pattern.")
-        loop = asyncio.get_running_loop()
-        planned = await loop.run_in_executor(None, self._plan, wanted)
+        url = self._url(wanted)
+        if not scheme_of(url.location):
+            return await self._add(await self._arrivals.plan(wanted), wanted, waits=waits)
+        name = url.name or model_name(url.location)
+        self.manager.expect(
+            UnservedModel(
+                name=name, version=url.version, url=wanted.url, reason="it is downloaded", status="PENDING"
+            )
+        )
+        task = self._arrivals.begin((name, url.version), wanted, partial(self._add, waits=waits))
+        if waits:
+            try:
+                return await asyncio.shield(task)
+            except FrameError:
+                self.manager.forget_unserved(name, text_of(url.version))
+                raise
+        self._keep_new(name, url.version, wanted)
+        return name
+
+    def _keep_new(self, name: str, version: str | None, wanted: Registration) -> None:
+        self._kept[name, version] = replace(wanted, name=name, version=version)
+        self._save()
+
+    async def _add(self, planned: PlannedModel, wanted: Registration, *, waits: bool) -> str:
         if planned.plan is None:
             raise ConfigError("; ".join(planned.entry.problems))
         plan = replace(planned.plan, loaded_at_startup=False)
@@ -131,17 +165,19 @@ class Registrar:
         except OSError as error:
             _log.warning("snapshot_not_written path=%s reason=%s", self.snapshot, error)
 
-    def _plan(self, wanted: Registration) -> PlannedModel:
-        """Read files and settings; blocks on the disk."""
+    def _url(self, wanted: Registration) -> ModelUrl:
         url = parse_model_url(wanted.url)
-        url = replace(
+        return replace(
             url,
             name=wanted.name or url.name,
             version=wanted.version or url.version,
             location=in_store(url.location, self.store),
             arguments=MappingProxyType({**url.arguments, **wanted.settings}),
         )
-        return self.planner.plan_entry(self.reader.read(StartupEntry(url, _SOURCE)))
+
+    def _plan(self, wanted: Registration, watch: Watch) -> PlannedModel:
+        """Fetch the model, read files and settings; blocks on the network and on the disk."""
+        return self.planner.plan_entry(self.reader.read(StartupEntry(self._url(wanted), _SOURCE), watch))
 
     async def unregister(self, name: str, version: str | None) -> None:
         """Take no more requests for a model, finish those that are here, end its workers; all its versions.
@@ -149,8 +185,9 @@ class Registrar:
         Raises:
             ModelNotFoundError: there is none.
         """
+        self._arrivals.stop(name, version)
         versions = self.manager.versions(name, version)
-        forgot = self.manager.forget_broken(name, version)
+        forgot = self.manager.forget_unserved(name, version)
         wanted = None if version == "default" else version
         kept = [key for key in self._kept if key[0] == name and (version is None or key[1] == wanted)]
         if not versions and not forgot and not kept:

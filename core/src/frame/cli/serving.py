@@ -30,7 +30,7 @@ from frame.pool.budget import ByteBudget
 from frame.pool.cgroups import usable_cores
 from frame.pool.devices import visible_gpus
 from frame.pool.folders import remove_left_behind
-from frame.pool.manager import BrokenModel, WorkloadManager
+from frame.pool.manager import UnservedModel, WorkloadManager
 from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan
 from frame.store.catalog import Catalog, build_catalog, model_reader, models_cache
@@ -57,7 +57,12 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
             "plugin_broken name=%s distribution=%s reason=%s", plugin.name, plugin.distribution, plugin.reason
         )
     catalog = build_catalog(
-        settings.server, settings.models, settings.plugins.engines, settings.environ, lenient=settings.lenient
+        settings.server,
+        settings.models,
+        settings.plugins.engines,
+        settings.environ,
+        lenient=settings.lenient,
+        sources=settings.plugins.sources,
     )
     planned = planner_of(settings).plan(catalog)
     _report(settings.server, with_entries(catalog, planned))
@@ -129,6 +134,7 @@ class _Server:
                 _log.error("server_failed %s", error)  # the message says it all
                 self._exit_code = error.exit_code
             finally:
+                registrar.close()
                 await manager.close(self._time_left())
             await pools
         _log.info("server_ended exit=%d", self._exit_code)
@@ -189,7 +195,11 @@ class _Server:
         config, pattern = self._config, self._config.model_url_pattern
         return Registrar(
             reader=model_reader(
-                config, self._settings.plugins.engines, self._settings.environ, lenient=self._settings.lenient
+                config,
+                self._settings.plugins.engines,
+                self._settings.environ,
+                lenient=self._settings.lenient,
+                sources=self._settings.plugins.sources,
             ),
             planner=planner_of(self._settings),
             manager=manager,
@@ -228,7 +238,7 @@ class _Server:
 
     def _manager(self) -> WorkloadManager:
         plans: list[ModelPlan] = []
-        broken: list[BrokenModel] = []
+        broken: list[UnservedModel] = []
         for model in self._planned:
             if model.plan is not None:
                 _report_groups(model.plan)
@@ -237,7 +247,7 @@ class _Server:
             entry = model.entry
             # It goes to clients; `frame check` and the log have it whole.
             reason = without_places("; ".join(entry.problems))
-            broken.append(BrokenModel(name=entry.name, version=entry.version, url=entry.url, reason=reason))
+            broken.append(UnservedModel(name=entry.name, version=entry.version, url=entry.url, reason=reason))
         cache = models_cache(self._config, self._settings.environ).parent
         return WorkloadManager(
             plans,

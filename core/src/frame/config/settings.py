@@ -102,6 +102,8 @@ class ServerConfig:
     management_address: Address
     management_token_file: str | None
     model_url_pattern: str | None
+    model_download_timeout: float
+    allow_private_sources: bool
     model_snapshot: str | None
     http_server: Literal["hypercorn", "uvicorn"]
     model_store: str | None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from frame.errors import ModelExistsError, ModelNotFoundError, ModelNotReadyError
 from frame.http.host import ExplainedModel, ModelView, TrafficView
@@ -19,18 +20,19 @@ from frame.pool.metrics import MetricsView
 from frame.pool.model import ModelPool
 from frame.pool.placer import Placer, ReadMemory, label_of
 from frame.pool.plan import ModelPlan, Place, kind_of
-from frame.pool.traffic import TrafficDesk, key_of
+from frame.pool.traffic import TrafficDesk, key_of, text_of
 from frame.pool.views import count_states, self_check_of, view_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokenModel:
-    """A model of the store that cannot be served as it is configured."""
+class UnservedModel:
+    """A model that has no pool: it cannot be served as it is configured, or is on its way (`PENDING`)."""
 
     name: str
     version: str | None
     url: str
     reason: str
+    status: Literal["FAILED", "PENDING"] = "FAILED"
 
 
 class WorkloadManager:
@@ -44,7 +46,7 @@ class WorkloadManager:
     def __init__(
         self,
         plans: Sequence[ModelPlan],
-        broken: Sequence[BrokenModel],
+        unserved: Sequence[UnservedModel],
         budget: ByteBudget,
         *,
         cache: Path,
@@ -62,7 +64,7 @@ class WorkloadManager:
         self.is_draining = False
         self._cache = cache
         self._cpu_threads = cpu_threads
-        self._broken = {(item.name, item.version): item for item in broken}
+        self._unserved = {(item.name, item.version): item for item in unserved}
         self._pools: dict[str, dict[str | None, ModelPool]] = {}
         self.traffic = TrafficDesk(self._pools)
         self._ending: set[ModelPool] = set()
@@ -112,11 +114,10 @@ class WorkloadManager:
                 found = versions.get(key_of(traffic.rules.labels.get(version, version)))
             if found is not None:
                 return found
-        for broken, broken_version in self._broken:
-            if broken == name and version in {None, broken_version}:
-                raise ModelNotReadyError(
-                    f"Model is not ready: {name}: its configuration is wrong, see GET /models/{name}"
-                )
+        for item in self._unserved.values():
+            if item.name == name and version in {None, text_of(item.version)}:
+                why = item.reason if item.status == "PENDING" else "its configuration is wrong"
+                raise ModelNotReadyError(f"Model is not ready: {name}: {why}, see GET /models/{name}")
         label = name if version is None else f"{name} version {version}"
         raise ModelNotFoundError(f"Model not found: {label}")
 
@@ -137,16 +138,35 @@ class WorkloadManager:
         found = [key for key, pool in self._pools.get(name, {}).items() if pool not in self._ending]
         return found if version is None else [key for key in found if key == key_of(version)]
 
-    def forget_broken(self, name: str, version: str | None) -> bool:
-        """Forget what of a model could not be served as it was configured; tell whether there was any."""
-        gone = [key for key in self._broken if key[0] == name and version in {None, key[1]}]
+    def forget_unserved(self, name: str, version: str | None) -> bool:
+        """Forget what of a model has no pool; tell whether there was any."""
+        gone = [key for key in self._unserved if key[0] == name and version in {None, text_of(key[1])}]
         for key in gone:
-            del self._broken[key]
+            del self._unserved[key]
         return bool(gone)
+
+    def expect(self, item: UnservedModel) -> None:
+        """Show a model that is on its way.
+
+        Raises:
+            ModelExistsError: there is one of that name and version.
+            ModelNotReadyError: the server is ending.
+        """
+        self._check_open()
+        known = self._unserved.get((item.name, item.version))
+        if item.version in self._pools.get(item.name, {}) or (known and known.status == "PENDING"):
+            raise ModelExistsError(f"Model {item.name} is already registered.")
+        self._unserved[item.name, item.version] = item
+
+    def tell(self, name: str, version: str | None, **facts: str) -> None:
+        """Show how far a model is that is on its way, or why it did not come (`status`, `reason`)."""
+        known = self._unserved.get((name, version))
+        if known is not None:
+            self._unserved[name, version] = replace(known, **facts)  # type: ignore[arg-type]  # its fields
 
     def only_model(self) -> str | None:
         """Return the name of the only model, if there is just one."""
-        names = set(self._pools) | {name for name, _ in self._broken}
+        names = set(self._pools) | {name for name, _ in self._unserved}
         return names.pop() if len(names) == 1 else None
 
     # --- life ---------------------------------------------------------------------------------
@@ -173,7 +193,7 @@ class WorkloadManager:
         versions = self._pools.setdefault(plan.name, {})
         if plan.version in versions:
             raise ModelExistsError(f"Model {label_of(plan)} is already registered.")
-        self._broken.pop((plan.name, plan.version), None)
+        self._unserved.pop((plan.name, plan.version), None)
         pool = versions[plan.version] = ModelPool(plan, self._prepare, resources=self._placer)
         if self._tasks is not None:
             self._tasks.create_task(pool.run())
@@ -239,14 +259,14 @@ class WorkloadManager:
 
     def models(self) -> list[ModelView]:
         """Return every version of every model, those that cannot be served included."""
-        broken = [
+        unserved = [
             ModelView(
-                name=item.name, version=item.version, url=item.url, engine=None, status="FAILED",
+                name=item.name, version=item.version, url=item.url, engine=None, status=item.status,
                 reason=item.reason, batch_size=0, max_batch_delay_ms=0, max_idle_time=0, job_queue_size=0,
             )
-            for item in self._broken.values()
+            for item in self._unserved.values()
         ]  # fmt: skip
-        return [*broken, *(view_of(pool) for pool in self.pools())]
+        return [*unserved, *(view_of(pool) for pool in self.pools())]
 
     def explain(self, name: str, version: str | None) -> ExplainedModel:
         """Return what a model version is explained from; raises as `find` does."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frame.api import EngineSpec, FolderListing
+from frame.api import EngineSpec, FolderListing, ModelSource
 from frame.config.files import read_properties
 from frame.config.keys import MODEL_KEYS
 from frame.config.layers import Setting, alias_names, environment_layer, file_layer, merge_layers
@@ -18,9 +19,14 @@ from frame.contract.options import option_keys
 from frame.errors import FrameError, StoreError
 from frame.store.archives import extract_archive
 from frame.store.detection import Detection, detect_engine, named_engine
+from frame.store.fetching import Fetcher, Watch
 from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
 from frame.store.startup import StartupEntry, list_startup
-from frame.store.urls import is_archive_name, local_path, model_name, path_stem
+from frame.store.urls import is_archive_name, local_path, model_name, path_stem, scheme_of
+
+_MODEL_ID = "option.model_id"
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+"""How a repository of a hub is named: by its owner and its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,7 @@ class ModelReader:
 
     Attributes:
         cache: folder of extracted archives.
+        fetcher: brings models of other machines here.
     """
 
     server: ServerConfig
@@ -67,14 +74,22 @@ class ModelReader:
     environ: Mapping[str, str]
     cache: Path
     lenient: bool
+    fetcher: Fetcher
 
-    def read(self, entry: StartupEntry) -> CatalogEntry:
-        """Find a model's files, its engine and its settings; what is wrong becomes the entry's problems."""
+    def read(self, entry: StartupEntry, watch: Watch | None = None) -> CatalogEntry:
+        """Find a model's files, its engine and its settings; what is wrong becomes the entry's problems.
+
+        A model that is elsewhere is downloaded first, which takes `model_download_timeout` at most.
+        """
         name = entry.url.name or model_name(entry.url.location)
+        watch = watch or Watch()
         try:
-            files = self._locate(entry)
+            files = self._locate(entry, watch)
             layers = self._layers(entry, files)
             settings = merge_layers(layers, alias_names(MODEL_KEYS))
+            if weights := self._weights(entry, files, settings, watch):
+                layers.insert(0, weights)
+                settings = merge_layers(layers, alias_names(MODEL_KEYS))
             listing = _listing(files, settings)
             found = detect_engine(listing, self.engines, named_engine(settings))
             checked = self._check(entry, name, files, found, layers)
@@ -92,7 +107,34 @@ class ModelReader:
             reason=reason,
         )
 
-    def _locate(self, entry: StartupEntry) -> _ModelFiles:
+    def _fetch(self, entry: StartupEntry, watch: Watch) -> _ModelFiles:
+        location = entry.url.location
+        folder = self.fetcher.fetch(location, watch, is_trusted=entry.source.kind != "rest")
+        files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if len(files) == 1 and is_archive_name(files[0].name):
+            folder = extract_archive(files[0], self.cache)
+        return _ModelFiles(model_folder(folder), path_stem(location), None)
+
+    def _weights(
+        self, entry: StartupEntry, files: _ModelFiles, settings: Mapping[str, Setting], watch: Watch
+    ) -> dict[str, Setting]:
+        """Return `option.model_id` as a folder of this machine, when it names a url or a hub's repository."""
+        setting = settings.get(_MODEL_ID)
+        if setting is None:
+            return {}
+        location = setting.value
+        if _REPOSITORY.fullmatch(location) and not Path(files.folder, location).exists():
+            revision = settings.get("option.revision")
+            location = f"hf://{location}@{revision.value}" if revision else f"hf://{location}"
+        if not scheme_of(location):
+            return {}
+        folder = self.fetcher.fetch(location, watch, is_trusted=entry.source.kind != "rest")
+        source = Source(setting.source.kind, f"{setting.source.where} ({setting.value}, downloaded)")
+        return {_MODEL_ID: Setting(key=_MODEL_ID, value=str(folder), source=source)}
+
+    def _locate(self, entry: StartupEntry, watch: Watch) -> _ModelFiles:
+        if scheme_of(entry.url.location):
+            return self._fetch(entry, watch)
         path = Path(os.path.abspath(local_path(entry.url.location)))  # noqa: PTH100  # resolve() follows links
         stem = path_stem(str(path))
         if not path.exists():
@@ -154,6 +196,7 @@ def build_catalog(
     environ: Mapping[str, str],
     *,
     lenient: bool,
+    sources: Sequence[ModelSource] = (),
 ) -> Catalog:
     """Read every model of the startup list; a wrong one is refused, and the others are served.
 
@@ -162,8 +205,9 @@ def build_catalog(
     Args:
         models: entries of `-m`; see `list_startup` for how they and the store go together.
         lenient: unknown keys are warnings.
+        sources: where models may come from, beside this machine's files.
     """
-    reader = model_reader(config, engines, environ, lenient=lenient)
+    reader = model_reader(config, engines, environ, lenient=lenient, sources=sources)
     startup = list_startup(config, models, engines)
     problems = list(startup.problems)
     found: dict[tuple[str, str | None], CatalogEntry] = {}
@@ -179,15 +223,29 @@ def build_catalog(
 
 
 def model_reader(
-    config: ServerConfig, engines: Sequence[EngineSpec], environ: Mapping[str, str], *, lenient: bool
+    config: ServerConfig,
+    engines: Sequence[EngineSpec],
+    environ: Mapping[str, str],
+    *,
+    lenient: bool,
+    sources: Sequence[ModelSource] = (),
 ) -> ModelReader:
-    """Return what reads models for a server; `lenient` as in `build_catalog`."""
+    """Return what reads models for a server; `lenient` and `sources` as in `build_catalog`."""
+    cache = models_cache(config, environ)
+    downloads = environ.get("SERVING_DOWNLOAD_DIR")
     return ModelReader(
         server=config,
         engines=tuple(engines),
         environ=environ,
-        cache=models_cache(config, environ),
+        cache=cache,
         lenient=lenient,
+        fetcher=Fetcher(
+            sources=tuple(sources),
+            cache=Path(downloads).absolute() if downloads else cache.with_name("downloads"),
+            timeout=config.model_download_timeout,
+            environ=environ,
+            allows_private=config.allow_private_sources,
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from frame.errors import StoreError
 
@@ -57,6 +57,8 @@ def parse_model_url(text: str) -> ModelUrl:
             message = f"{text}: {value!r} is no {what}; letters, digits, _, . and - are allowed"
             raise StoreError(message)
     location, _, query = url.partition("?")
+    if "@" in location and urlsplit(location).password is not None:
+        raise StoreError("a url has a user and a password; it would be logged, so give them another way")
     if not location:
         message = f"{text}: no path or URL; write NAME=PATH"
         raise StoreError(message)
@@ -86,11 +88,7 @@ def local_path(location: str) -> str:
     path = location
     if match:
         if match["scheme"].lower() != "file":
-            message = (
-                f"{location}: {match['scheme']}: is not supported yet; "
-                "copy the model to this machine and give its path"
-            )
-            raise StoreError(message)
+            raise StoreError(f"{location}: no path, nor a file: url")
         path = "/" + unquote(location[match.end() :]).removeprefix("//localhost").lstrip("/")
     if path.lower().endswith(_WORKFLOWS) and "workflow" in path.rsplit("/", 1)[-1].lower():
         message = f"{location}: workflows are not supported yet; serve their models one by one"
@@ -98,9 +96,18 @@ def local_path(location: str) -> str:
     return path
 
 
+def scheme_of(location: str) -> str:
+    """Return the scheme of a url to another machine, in lower case; empty for a path or `file:`."""
+    match = _SCHEME.match(location)
+    scheme = match["scheme"].lower() if match else ""
+    return "" if scheme == "file" else scheme
+
+
 def path_stem(path: str) -> str:
     """Return the last segment of a path without the suffix of an archive: `<prefix>` of model files."""
     segment = path.rstrip("/").rsplit("/", 1)[-1]
+    if scheme_of(path):
+        segment = unquote(re.split("[@#]", segment, maxsplit=1)[0])
     lowered = segment.lower()
     suffix = next((end for end in ARCHIVE_SUFFIXES if lowered.endswith(end)), "")
     return segment[: len(segment) - len(suffix)]

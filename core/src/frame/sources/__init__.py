@@ -1,0 +1,1 @@
+"""The shipped model sources; each runs in the download process alone."""
