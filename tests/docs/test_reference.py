@@ -13,7 +13,12 @@ from tests.docs.reference import PAGES, installed_engines, known_keys, marked, r
 
 ROWS = tuple(compatibility_rows(page("compatibility")))
 REFRESH = "python -m tests.docs.reference writes it"
-OWN_ROUTES = {"/models/{name}/explain", "/models/{name}/traffic", "/models/{name}/{version}/explain"}
+OWN_ROUTES = {
+    "/models/{name}/explain",
+    "/models/{name}/traffic",
+    "/metrics",
+    "/models/{name}/{version}/explain",
+}
 """Routes that DJL Serving does not have."""
 KEY_SECTIONS = {
     "serving.properties: worker and batching keys",

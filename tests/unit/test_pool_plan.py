@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from frame.pool.environ import ALLOWED_NAMES, ALLOWED_PREFIXES, is_allowed, worker_environment
 from frame.pool.environments import EnvironmentRequest, _key
-from frame.pool.manager import version_order
+from frame.pool.versions import version_order
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from frame.config.forms import Address
 from frame.config.settings import ServerConfig
 from frame.contract.protocols import Protocol
 from frame.errors import ConfigError
+from frame.http.access_log import AccessLog
 from frame.http.app import FrameApp
 from frame.http.control import create_app
 from frame.http.dataplane import DataPlane
@@ -19,63 +21,96 @@ from frame.http.guard import Guard
 from frame.http.host import ModelRegistry
 from frame.http.invocation import Adapter
 from frame.http.routes import CONTROL_PLANE, MANAGEMENT, RouteClass, RouteTable, endpoints_of
+from frame.http.servers import AsgiApp
 from frame.http.tls import TlsFiles
 from frame.pool.manager import WorkloadManager
 from frame.pool.metrics import FrameCollector
 from frame.worker.loading import resolve
 
 TOKEN_VARIABLE = "FRAME_MANAGEMENT_TOKEN"  # noqa: S105  # its name
+INFERENCE_TOKEN_VARIABLE = "FRAME_INFERENCE_TOKEN"  # noqa: S105  # its name
 _SHORTEST_TOKEN = 16
+_ALL: tuple[RouteClass, ...] = ("inference", "observe", "control")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What requests must carry; None: nothing. The token of management opens all routes."""
+
+    management: str | None = None
+    inference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """One address with the routes that it carries."""
+    """One address with the routes that it carries, and who decides about them."""
 
     address: Address
     table: RouteTable
+    guard: Guard
 
 
-def listeners(config: ServerConfig, protocols: list[Protocol], *, has_token: bool = False) -> list[Listening]:
+def listeners(config: ServerConfig, protocols: list[Protocol], tokens: Tokens) -> list[Listening]:
     """Return the listeners of a server.
 
     A loopback address carries all routes. Another one carries inference (and `/ping`) alone, unless
     `management_address` was set to the same address. A `management_address` of its own carries the rest.
-    Routes that change something are on loopback addresses; elsewhere only where there is a token.
+    Routes that observe or change something are on loopback addresses; elsewhere only where there is a token,
+    or, for those that observe, at `observe_address`.
     """
-    inference = config.inference_address
-    own = (endpoint for protocol in protocols for endpoint in endpoints_of(protocol))
-    rest = (*CONTROL_PLANE, *MANAGEMENT)
-    everything = RouteTable((*own, *rest))
+    own = [endpoint for protocol in protocols for endpoint in endpoints_of(protocol)]
+    inference, management = config.inference_address, config.management_address
     is_set = config.sources["management_address"].kind != "default"
-    management = config.management_address
-    if is_set and management != inference:
-        return [
-            Listening(inference, everything.restricted_to("inference")),
-            Listening(management, RouteTable(rest).restricted_to(*_classes(management, has_token))),
-        ]
-    if inference.is_loopback or is_set:
-        return [Listening(inference, everything.restricted_to(*_classes(inference, has_token)))]
-    return [Listening(inference, everything.restricted_to("inference"))]
+    addresses = [inference]
+    if is_set and management not in addresses:
+        addresses.append(management)
+    if config.observe_address is not None and config.observe_address not in addresses:
+        addresses.append(config.observe_address)
+    found = []
+    for address in addresses:
+        manages = address == management if is_set else address == inference and address.is_loopback
+        classes = _classes(address, tokens) if manages else ("inference",)
+        is_open = address == config.observe_address
+        if is_open:
+            classes = ("observe", *classes)
+        if manages and "observe" not in classes:
+            _log.warning("management_closed address=%s reason=no %s is set", address, TOKEN_VARIABLE)
+        rows = (*(own if address == inference else ()), *CONTROL_PLANE, *MANAGEMENT)
+        guard = Guard(
+            tokens.management,
+            inference=tokens.inference,
+            observes_with_token=not (is_open or address.is_loopback),
+        )
+        found.append(Listening(address, RouteTable(rows).restricted_to(*classes), guard))
+    return found
 
 
-def _classes(address: Address, has_token: bool) -> tuple[RouteClass, ...]:  # noqa: FBT001  # passed on
-    if address.is_loopback or has_token:
-        return ("inference", "observe", "control")
-    return ("inference", "observe")
+def _classes(address: Address, tokens: Tokens) -> tuple[RouteClass, ...]:
+    """Return what an address that manages may carry."""
+    return _ALL if address.is_loopback or tokens.management is not None else ("inference",)
 
 
-def read_token(config: ServerConfig, environ: Mapping[str, str]) -> str | None:
-    """Return the token of routes that change something; None where none is set.
+def read_tokens(config: ServerConfig, environ: Mapping[str, str]) -> Tokens:
+    """Return the tokens that are set.
 
     Raises:
-        ConfigError: its file cannot be read, or it is too short or has white space in it.
+        ConfigError: a file cannot be read, or a token is too short or has white space in it.
     """
-    token, where = environ.get(TOKEN_VARIABLE, ""), TOKEN_VARIABLE
-    if not token and config.management_token_file is not None:
-        where = f"management_token_file={config.management_token_file}"
+    return Tokens(
+        management=_token(TOKEN_VARIABLE, "management_token_file", config.management_token_file, environ),
+        inference=_token(
+            INFERENCE_TOKEN_VARIABLE, "inference_token_file", config.inference_token_file, environ
+        ),
+    )
+
+
+def _token(variable: str, key: str, path: str | None, environ: Mapping[str, str]) -> str | None:
+    token, where = environ.get(variable, ""), variable
+    if not token and path is not None:
+        where = f"{key}={path}"
         try:
-            token = Path(config.management_token_file).read_text(encoding="ascii").strip()
+            token = Path(path).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: cannot be read as ASCII text: {error}") from error
     elif not token:
@@ -90,13 +125,13 @@ def app_maker(
     manager: WorkloadManager,
     data_plane: DataPlane,
     models: ModelRegistry,
-    token: str | None,
-) -> Callable[[RouteTable], FrameApp]:
+) -> Callable[[Listening], AsgiApp]:
     """Return what makes the app of a listener; the metrics are those of all listeners."""
     registry = CollectorRegistry()
     registry.register(FrameCollector(manager.metrics, lambda: manager.budget.used))
 
-    def make(table: RouteTable) -> FrameApp:
+    def make(listening: Listening) -> AsgiApp:
+        table = listening.table
         control = create_app(
             manager,
             registry,
@@ -105,7 +140,9 @@ def app_maker(
             allow_multi_status=config.allow_multi_status,
             request_id_header=config.request_id_header_key,
         )
-        return FrameApp(table, data_plane, control, cors=tuple(_cors_headers(config)), guard=Guard(token))
+        cors = tuple(_cors_headers(config))
+        app = FrameApp(table, data_plane, control, cors=cors, guard=listening.guard)
+        return AccessLog(app) if config.access_log else app
 
     return make
 

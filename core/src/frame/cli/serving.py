@@ -16,10 +16,11 @@ from pathlib import Path
 
 import uvloop
 
-from frame.cli.listeners import Listening, adapters, app_maker, listeners, read_token, tls_files
+from frame.cli.listeners import Listening, adapters, app_maker, listeners, read_tokens, tls_files
 from frame.cli.plans import PlannedModel, Planner, group_devices, with_entries
 from frame.cli.registrar import Registrar
 from frame.cli.settings import CommandSettings
+from frame.cli.store_watch import Marks, StoreWatch, read_marks
 from frame.config.settings import ServerConfig
 from frame.errors import FrameError
 from frame.http.dataplane import DataPlane
@@ -56,6 +57,11 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
         _log.error(
             "plugin_broken name=%s distribution=%s reason=%s", plugin.name, plugin.distribution, plugin.reason
         )
+    marks = (
+        read_marks(settings.server, settings.models, settings.plugins.engines)
+        if _polls(settings.server)
+        else {}
+    )
     catalog = build_catalog(
         settings.server,
         settings.models,
@@ -67,7 +73,11 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
     planned = planner_of(settings).plan(catalog)
     _report(settings.server, with_entries(catalog, planned))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Server(settings, planned).run())
+        return runner.run(_Server(settings, planned, marks).run())
+
+
+def _polls(server: ServerConfig) -> bool:
+    return server.model_control_mode == "poll"
 
 
 def planner_of(settings: CommandSettings) -> Planner:
@@ -104,8 +114,9 @@ def _report_groups(plan: ModelPlan) -> None:
 class _Server:
     """One run of the server."""
 
-    def __init__(self, settings: CommandSettings, planned: Sequence[PlannedModel]) -> None:
+    def __init__(self, settings: CommandSettings, planned: Sequence[PlannedModel], marks: Marks) -> None:
         self._settings = settings
+        self._marks = marks
         self._config = settings.server
         self._planned = planned
         self._stop = asyncio.Event()
@@ -161,19 +172,20 @@ class _Server:
         """Serve every listener until told to stop; one that cannot listen ends the server."""
         protocols = self._settings.plugins.protocols
         data_plane = DataPlane(manager, adapters(protocols, self._config), data_plane_settings(self._config))
-        token = read_token(self._config, self._settings.environ)
-        make_app = app_maker(self._config, manager, data_plane, registrar, token)
-        sweeper = tasks.create_task(data_plane.run())
-        closer = tasks.create_task(self._close_when_stopped(manager))
+        tokens = read_tokens(self._config, self._settings.environ)
+        make_app = app_maker(self._config, manager, data_plane, registrar)
+        helpers = [tasks.create_task(data_plane.run()), tasks.create_task(self._close_when_stopped(manager))]
+        if _polls(self._config):
+            helpers.append(tasks.create_task(self._watch(manager, registrar).run()))
         try:
             async with asyncio.TaskGroup() as servers:
-                for listening in listeners(self._config, protocols, has_token=token is not None):
-                    servers.create_task(self._listen(listening, make_app(listening.table)))
+                for listening in listeners(self._config, protocols, tokens):
+                    servers.create_task(self._listen(listening, make_app(listening)))
         except* FrameError as errors:
             raise errors.exceptions[0] from None
         finally:
-            sweeper.cancel()
-            closer.cancel()
+            for helper in helpers:
+                helper.cancel()
 
     async def _close_when_stopped(self, manager: WorkloadManager) -> None:
         """End the workers while the listeners still send answers: what is cut gets a 503 and not a reset."""
@@ -208,6 +220,18 @@ class _Server:
             drain_timeout=config.drain_timeout,
             announce=_report_groups,
             snapshot=None if config.model_snapshot is None else Path(config.model_snapshot),
+        )
+
+    def _watch(self, manager: WorkloadManager, registrar: Registrar) -> StoreWatch:
+        return StoreWatch(
+            marks=self._marks,
+            look=partial(read_marks, self._config, self._settings.models, self._settings.plugins.engines),
+            reader=registrar.reader,
+            planner=registrar.planner,
+            manager=manager,
+            interval=self._config.model_poll_interval,
+            drain_timeout=self._config.drain_timeout,
+            announce=_report_groups,
         )
 
     def _time_left(self) -> float:

@@ -100,8 +100,13 @@ class ServerConfig:
 
     inference_address: Address
     management_address: Address
+    observe_address: Address | None
+    inference_token_file: str | None
     management_token_file: str | None
+    access_log: bool
     model_url_pattern: str | None
+    model_control_mode: str
+    model_poll_interval: float
     model_download_timeout: float
     allow_private_sources: bool
     model_snapshot: str | None

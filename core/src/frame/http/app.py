@@ -13,6 +13,8 @@ from frame.http.servers import AsgiApp, Message, Receive, Scope, Send
 _MAX_CACHED = 1024
 """Paths whose resolution is remembered; clients choose paths, so their number is bounded."""
 _MAX_CACHED_PATH_BYTES = 256
+_TOKEN = b"authorization"
+"""Header that is ours where models need a token; their handlers do not see it."""
 _EMPTY_OBJECT = b"{}\n"  # DJL Serving's whole answer to OPTIONS of a prediction path
 
 
@@ -31,7 +33,7 @@ class FrameApp:
 
         Args:
             cors: headers for every answer.
-            guard: is asked about routes of class *control*; None: as where no token is set.
+            guard: is asked about every request; None: as where no token is set.
         """
         self._table = table
         self._data_plane = data_plane
@@ -48,16 +50,20 @@ class FrameApp:
             found = self._resolve(key)
         if self._cors:
             send = _with_headers(send, self._cors)
-        if not isinstance(found, Found) or found.endpoint.plane != "data":
-            refused = _needs_leave(found) and self._guard.refusal(scope)
-            if refused:
-                await _send_refusal(scope, send, refused)
-            else:
-                await self._control_plane(scope, receive, send)
-        elif key[0] == "OPTIONS":
-            await self._send_options(scope, send, found)
+        endpoint = found.endpoint if isinstance(found, Found) else None
+        is_data = endpoint is not None and endpoint.plane == "data"
+        if is_data and key[0] == "OPTIONS":
+            await self._send_options(scope, send, found)  # type: ignore[arg-type]  # Found, by `endpoint`
+        elif (not is_data or self._guard.guards_inference) and (
+            refused := self._guard.refusal(scope, endpoint)
+        ):
+            await _send_refusal(scope, send, refused)
+        elif not is_data:
+            await self._control_plane(scope, receive, send)
         else:
-            await self._data_plane(scope, receive, send, found)
+            if self._guard.guards_inference:
+                scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != _TOKEN]}
+            await self._data_plane(scope, receive, send, found)  # type: ignore[arg-type]
 
     def _resolve(self, key: tuple[str, bytes]) -> Resolved:
         if len(self._cache) >= _MAX_CACHED:
@@ -71,17 +77,14 @@ class FrameApp:
         """Answer OPTIONS of a prediction path, which a browser asks before its first request."""
         status, body = 200, _EMPTY_OBJECT
         try:
-            self._data_plane.check_model(found)
+            if not self._guard.guards_inference:  # else only who has the token is told what there is
+                self._data_plane.check_model(found)
         except ModelNotFoundError as error:
             status, body = error.status, error_body(error.status, error.type_name, str(error))
         headers: Headers = common_headers(request_id_from(scope["headers"]))
         headers += [JSON_TYPE, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-
-def _needs_leave(found: Resolved) -> bool:
-    return isinstance(found, Found) and found.endpoint.route_class == "control"
 
 
 async def _send_refusal(scope: Scope, send: Send, refused: Refusal) -> None:

@@ -124,6 +124,7 @@ def _handlers(
         "explain_model_version": explain_model,
         "describe_traffic": describe_traffic,
         "metrics": metrics,
+        "metrics_short": metrics,
     }
 
 

@@ -1,4 +1,4 @@
-"""Who may use control routes: the one place that decides, in front of all of them."""
+"""Who may use which route: the one place that decides, in front of all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 from dataclasses import dataclass
 
+from frame.http.routes import Endpoint
 from frame.http.servers import Scope
 
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain"})
@@ -23,27 +24,66 @@ class Refusal:
 
 
 class Guard:
-    """Decides on requests of the class *control*.
+    """Decides on every request, by the class of its route.
 
-    With a token every request must carry it. Without one control routes are on loopback listeners alone, and
-    what a browser sends on behalf of another page is refused: any page could have this machine load a model.
+    - *control*: with the management token. Where none is set these routes are on loopback listeners alone,
+      and what a browser sends on behalf of another page is refused: any page could have this machine load
+      a model.
+    - *observe*: with that token too, where the listener says so.
+    - *inference*: with the token of inference, or that of management, where one is set; but for `/ping`,
+      which load balancers ask, and OPTIONS, which browsers ask before they send a token.
     """
 
-    def __init__(self, token: str | None = None) -> None:
-        """Ask for `token`; None: for none."""
-        self._expected = None if token is None else f"Bearer {token}".encode()
+    def __init__(
+        self,
+        management: str | None = None,
+        *,
+        inference: str | None = None,
+        observes_with_token: bool = False,
+    ) -> None:
+        """Ask for these tokens; None: for none."""
+        self._management = _expected(management)
+        self._inference = (*_expected(inference), *self._management) if inference is not None else ()
+        self._observe = self._management if observes_with_token else ()
 
-    def refusal(self, scope: Scope) -> Refusal | None:
-        """Return the answer to a request that may not pass; None when it may."""
-        headers = dict(scope["headers"])
-        if self._expected is None:
-            return _refuse_pages(headers)
-        given = headers.get(b"authorization", b"")
-        if hmac.compare_digest(given, self._expected):
+    @property
+    def guards_inference(self) -> bool:
+        """Whether requests to models need a token."""
+        return bool(self._inference)
+
+    def refusal(self, scope: Scope, endpoint: Endpoint | None) -> Refusal | None:
+        """Return the answer to a request that may not pass; None when it may.
+
+        Args:
+            endpoint: that would answer; None: there is none, which anybody may be told who may use models.
+        """
+        route_class = "inference" if endpoint is None else endpoint.route_class
+        if route_class == "control":
+            if not self._management:
+                return _refuse_pages(dict(scope["headers"]))
+            return _check(scope, self._management, "management")
+        if route_class == "observe":
+            return _check(scope, self._observe, "management")
+        if endpoint is not None and endpoint.name == "ping":
             return None
-        challenge = ((b"www-authenticate", b'Bearer realm="frame management"'),)
-        message = "This route needs the management token: Authorization: Bearer TOKEN"
-        return Refusal(401, "UnauthorizedError", message, challenge)
+        return _check(scope, self._inference, "inference")
+
+
+def _expected(token: str | None) -> tuple[bytes, ...]:
+    return () if token is None else (f"Bearer {token}".encode(),)
+
+
+def _check(scope: Scope, expected: tuple[bytes, ...], kind: str) -> Refusal | None:
+    """Compare a request's token with each that opens the route, in a time that tells nothing of them."""
+    if not expected:
+        return None
+    given = dict(scope["headers"]).get(b"authorization", b"")
+    matches = [hmac.compare_digest(given, token) for token in expected]  # each, whatever the first says
+    if any(matches):
+        return None
+    challenge = ((b"www-authenticate", f'Bearer realm="frame {kind}"'.encode()),)
+    message = f"This route needs the {kind} token: Authorization: Bearer TOKEN"
+    return Refusal(401, "UnauthorizedError", message, challenge)
 
 
 def _refuse_pages(headers: dict[bytes, bytes]) -> Refusal | None:

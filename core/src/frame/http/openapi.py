@@ -121,6 +121,10 @@ _REGISTRATION = [
 
 _BODIES = {"register_model": _REGISTRATION, "change_model": _CHANGE, "change_model_version": _CHANGE}
 
+_METRIC_NAMES = [
+    _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT})
+]
+
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
     "register_model": _REGISTRATION,
     "scale_model": _SCALE,
@@ -137,9 +141,8 @@ _QUERY_PARAMETERS: dict[str, list[Json]] = {
     ],
     "/models/{model}/explain": _EXPLAIN_FORMAT,
     "/models/{model}/{version}/explain": _EXPLAIN_FORMAT,
-    "/server/metrics": [
-        _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT}),
-    ],
+    "/server/metrics": _METRIC_NAMES,
+    "/metrics": _METRIC_NAMES,
     "/invocations": [
         _query("model_name", "The model to run; may be left out when only one is served", _TEXT),
         _query("model_version", "Its version", _TEXT),
@@ -184,6 +187,8 @@ _EXPLANATION = _json_answer("Sentences, advice and the records that they are mad
 _EXPLANATION["content"]["text/plain"] = {"schema": _TEXT}
 _EXPLAINED: Json = {"200": _EXPLANATION} | _errors("400", "503")
 
+_METRICS: Json = {"200": {"description": "Metrics", "content": {"text/plain": {"schema": _TEXT}}}}
+
 _CONTROL_RESPONSES: dict[str, Json] = {
     "ping": {
         "200": _json_answer("No model has failed", "Health"),
@@ -209,7 +214,8 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     "unregister_model": _done("Its workers are gone"),
     "unregister_model_version": _done("Its workers are gone"),
     "set_logging": _done("The level is set"),
-    "metrics": {"200": {"description": "Metrics", "content": {"text/plain": {"schema": _TEXT}}}},
+    "metrics": _METRICS,
+    "metrics_short": _METRICS,
 }
 
 

@@ -122,6 +122,14 @@ CONTROL_PLANE: tuple[Endpoint, ...] = (
         plane="control",
         summary="Metrics in Prometheus' text format",
     ),
+    Endpoint(
+        name="metrics_short",
+        path="/metrics",
+        methods=("GET",),
+        route_class="observe",
+        plane="control",
+        summary="The same, where Prometheus looks",
+    ),
 )
 """The server's own routes; protocols add theirs of class *inference* on the data plane."""
 

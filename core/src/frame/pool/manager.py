@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from frame.errors import ModelExistsError, ModelNotFoundError, ModelNotReadyError
+from frame.errors import FrameError, ModelExistsError, ModelNotFoundError, ModelNotReadyError
 from frame.http.host import ExplainedModel, ModelView, TrafficView
 from frame.policy.placement import Loaded
 from frame.pool.budget import ByteBudget
@@ -21,6 +21,7 @@ from frame.pool.model import ModelPool
 from frame.pool.placer import Placer, ReadMemory, label_of
 from frame.pool.plan import ModelPlan, Place, kind_of
 from frame.pool.traffic import TrafficDesk, key_of, text_of
+from frame.pool.versions import preference
 from frame.pool.views import count_states, self_check_of, view_of
 
 
@@ -68,6 +69,7 @@ class WorkloadManager:
         self._pools: dict[str, dict[str | None, ModelPool]] = {}
         self.traffic = TrafficDesk(self._pools)
         self._ending: set[ModelPool] = set()
+        self._coming: set[ModelPool] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = asyncio.Event()
         self._placer = Placer(
@@ -126,7 +128,7 @@ class WorkloadManager:
             return next(iter(versions.values()))
         traffic = self.traffic.find(name)
         ruled = None if traffic is None else traffic.choose(versions, counts=False)
-        return ruled or max(versions.values(), key=_preference)
+        return ruled or max(versions.values(), key=preference)
 
     def require(self, name: str, version: str | None) -> None:
         """Raise `ModelNotFoundError` unless there is such a model, whatever its state."""
@@ -199,6 +201,54 @@ class WorkloadManager:
             self._tasks.create_task(pool.run())
         return pool
 
+    async def replace(self, plan: ModelPlan, timeout: float) -> ModelPool:  # passed on to the old pool
+        """Serve a model version anew: the one that is there answers until its successor is up, then ends.
+
+        Args:
+            timeout: seconds that requests of the old one get.
+
+        Returns:
+            The pool that answers now: one that did not come up does not replace one that is READY, and ends.
+
+        Raises:
+            ModelNotFoundError: there is none, or it was removed meanwhile.
+            ModelNotReadyError: the server is ending.
+        """
+        self._check_open()
+        self._staying(plan)
+        assert self._tasks is not None
+        done = await asyncio.shield(self._tasks.create_task(self._replace(plan, timeout)))
+        if isinstance(done, FrameError):
+            raise done
+        return done
+
+    async def _replace(self, plan: ModelPlan, timeout: float) -> ModelPool | FrameError:  # passed on
+        """As `replace`, but errors are returned: one that is raised would end the server."""
+        assert self._tasks is not None
+        new = ModelPool(plan, self._prepare, resources=self._placer)
+        self._coming.add(new)
+        self._tasks.create_task(new.run())
+        await new.settled.wait()  # model_loading_timeout bounds it
+        self._coming.discard(new)
+        try:
+            self._check_open()
+            old = self._staying(plan)
+        except FrameError as error:
+            await self._end(new, 0.0)
+            return error
+        gone = new if new.status == "FAILED" and old.status == "READY" else old
+        if gone is old:
+            self._pools[plan.name][plan.version] = new
+        self._ending.add(gone)
+        await self._end(gone, timeout)
+        return old if gone is new else new
+
+    def _staying(self, plan: ModelPlan) -> ModelPool:
+        pool = self._pools.get(plan.name, {}).get(plan.version)
+        if pool is None or pool in self._ending or self._tasks is None:
+            raise ModelNotFoundError(f"Model not found: {plan.name}")
+        return pool
+
     async def remove(self, name: str, version: str | None, timeout: float) -> None:  # passed on to the pool
         """Take no more requests for a model version, finish those that are here, end its workers, forget it.
 
@@ -220,10 +270,11 @@ class WorkloadManager:
         await pool.close(timeout)
         await pool.ended.wait()
         name, version = pool.plan.name, pool.plan.version
-        del self._pools[name][version]
-        if not self._pools[name]:
-            del self._pools[name]
-        self._ending.remove(pool)
+        if self._pools.get(name, {}).get(version) is pool:
+            del self._pools[name][version]
+            if not self._pools[name]:
+                del self._pools[name]
+        self._ending.discard(pool)
 
     def _check_open(self) -> None:
         if self.is_draining:
@@ -238,7 +289,8 @@ class WorkloadManager:
         """Take no more requests, finish what is here, end all workers."""
         self.is_draining = True
         self._closed.set()
-        await asyncio.gather(*(pool.close(timeout) for pool in self.pools()))
+        pools = {*self.pools(), *self._ending, *self._coming}
+        await asyncio.gather(*(pool.close(timeout) for pool in pools))
 
     async def _prepare(self, plan: ModelPlan) -> ModelPlan:
         """Give the model an environment of its own when it needs one."""
@@ -298,7 +350,7 @@ class WorkloadManager:
     # --- what they share ----------------------------------------------------------------------
 
     def _loaded(self) -> Iterable[Loaded]:
-        for pool in self.pools():
+        for pool in {*self.pools(), *self._ending, *self._coming}:
             if pool.groups:
                 yield Loaded(
                     key=label_of(pool.plan),
@@ -338,16 +390,3 @@ def _taken(pool: ModelPool) -> dict[str, int]:
             measured = group.rss_bytes >> 20 if name == "cpu" else 0
             taken[name] = taken.get(name, 0) + max(required, measured)
     return taken
-
-
-def _preference(pool: ModelPool) -> tuple[bool, bool, object]:
-    is_ready = pool.status == "READY"
-    return (not pool.is_closing, is_ready, version_order(pool.plan.version))
-
-
-def version_order(version: str | None) -> tuple[int, tuple[tuple[int, int, str], ...]]:
-    """Return a key that sorts versions: none first, then by numbers (`1.10` after `1.9`) and letters."""
-    if version is None:
-        return (0, ())
-    words = version.replace("-", ".").replace("_", ".").lstrip("vV").split(".")
-    return (1, tuple((1, int(word), "") if word.isdecimal() else (0, 0, word) for word in words))

@@ -21,6 +21,7 @@ from frame.store.archives import extract_archive
 from frame.store.detection import Detection, detect_engine, named_engine
 from frame.store.fetching import Fetcher, Watch
 from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
+from frame.store.secure import read_secure_mode
 from frame.store.startup import StartupEntry, list_startup
 from frame.store.urls import is_archive_name, local_path, model_name, path_stem, scheme_of
 
@@ -176,6 +177,9 @@ class ModelReader:
         checked = build_model_config(identity, layers, self.server, lenient=self.lenient)
         if checked.config is None:
             return checked
+        secure = read_secure_mode(self.environ)
+        if secure is not None and (refused := secure.find(checked.config, found.spec, self.cache.parent)):
+            return CheckedModel(None, refused)
         missing = _missing_modules(found.spec, checked.config)
         return CheckedModel(None, missing) if missing else checked
 

@@ -29,7 +29,7 @@ _LOG_SECONDS = 10.0
 _READ_TIMEOUT = 30.0
 _LINES = 5
 _CHECKSUM = re.compile(r"sha256=([0-9a-fA-F]{64})")
-_SECRETS = ("FRAME_MANAGEMENT_TOKEN",)
+_SECRETS = ("FRAME_MANAGEMENT_TOKEN", "FRAME_INFERENCE_TOKEN")
 
 Progress = Callable[[str], None]
 

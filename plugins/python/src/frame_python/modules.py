@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 
 class ModelFolder:
@@ -41,6 +42,15 @@ class ModelFolder:
                 del sys.modules[name]
 
 
+class _FreshLoader(importlib.machinery.SourceFileLoader):
+    """Compiles the file each time: what is cached may be of a file that was changed within the same second."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Return the code of the file as it is now; nothing is written beside it."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def import_file(folder: str, file: str) -> ModuleType:
     """Run a file once as a module.
 
@@ -53,7 +63,8 @@ def import_file(folder: str, file: str) -> ModuleType:
     path = Path(folder, file)
     if not path.is_file():
         raise ValueError(f"entry point {file} is not a file of the model folder")
-    spec = importlib.util.spec_from_file_location(_module_name(path), path)
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FreshLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise ValueError(f"entry point {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,183 @@
+"""`model_control_mode=poll`: the store is followed while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from frame.api import EngineSpec
+from frame.cli.plans import PlannedModel, Planner
+from frame.config.settings import ServerConfig
+from frame.errors import FrameError, ModelExistsError
+from frame.policy.wording import without_places
+from frame.pool.manager import UnservedModel, WorkloadManager
+from frame.pool.plan import ModelPlan
+from frame.pool.traffic import text_of
+from frame.store.catalog import CatalogEntry, ModelReader
+from frame.store.startup import StartupEntry, list_startup
+from frame.store.urls import model_name
+
+_log = logging.getLogger(__name__)
+_MADE = {"__pycache__"}
+"""What workers themselves put into a model's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A model of the store at one look; `digest` changes with names, sizes and times of its files."""
+
+    entry: StartupEntry
+    digest: str
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """The model's name and version."""
+        url = self.entry.url
+        return url.name or model_name(url.location), url.version
+
+
+Marks = Mapping[str, Mark]
+"""By the entry's text."""
+
+
+def read_marks(config: ServerConfig, models: Sequence[str], engines: Sequence[EngineSpec]) -> dict[str, Mark]:
+    """Look at every model of the startup list; blocks on the disk."""
+    listed = list_startup(config, models, engines).entries
+    return {entry.url.text: Mark(entry, _digest(entry.url.location)) for entry in listed}
+
+
+def _digest(path: str) -> str:
+    """Return a digest of what `stat` says of a file, or of all below a folder; never of their contents.
+
+    Links inside a folder are not followed into other folders: they may go in circles.
+    """
+    found = hashlib.sha256()
+    pending = [os.path.realpath(path)]
+    while pending:
+        current = pending.pop()
+        try:
+            facts = os.stat(current)  # noqa: PTH116  # a hundred thousand files: no Path for each
+            is_link = os.path.islink(current)  # noqa: PTH114
+            if is_link:
+                found.update(os.readlink(current).encode())  # noqa: PTH115
+            is_folder = not is_link and os.path.isdir(current)  # noqa: PTH112
+            names = sorted(set(os.listdir(current)) - _MADE) if is_folder else []  # noqa: PTH208
+        except OSError as error:  # it is being removed, or a link to nowhere
+            found.update(f"{current}\0{error.errno}\0".encode())
+            continue
+        if names:
+            pending += [f"{current}/{name}" for name in names]
+        else:
+            found.update(f"{current}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}\0".encode())
+    return found.hexdigest()
+
+
+@dataclass(slots=True, kw_only=True)
+class StoreWatch:
+    """Follows the store until cancelled.
+
+    Invariants:
+        A model is taken when two looks in a row find it the same: not while it is still being copied.
+        Models that were registered by requests are left alone.
+        A change that cannot be served leaves what is served as it is.
+
+    Attributes:
+        marks: of what was served at the start.
+        look: reads the marks of now; blocks.
+        interval: seconds between two looks.
+        drain_timeout: seconds that requests get of a model that was changed or removed.
+        announce: told of each plan that is served.
+    """
+
+    marks: Marks
+    look: Callable[[], Marks]
+    reader: ModelReader
+    planner: Planner
+    manager: WorkloadManager
+    interval: float
+    drain_timeout: float
+    announce: Callable[[ModelPlan], None]
+    _last: Marks = field(default_factory=dict)
+    _own: set[tuple[str, str | None]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Look at the store again and again."""
+        loop = asyncio.get_running_loop()
+        served = self._last = dict(self.marks)
+        self._own = {mark.key for mark in served.values()}
+        while True:
+            await asyncio.sleep(self.interval)
+            try:
+                now = await loop.run_in_executor(None, self.look)
+            except OSError as error:
+                _log.warning("store_not_read reason=%s", error)
+                continue
+            stable = {text: mark for text, mark in now.items() if self._last.get(text) == mark}
+            changed = {text: mark for text, mark in stable.items() if served.get(text) != mark}
+            gone = {text: mark for text, mark in served.items() if text not in now and text not in self._last}
+            self._last = now
+            await asyncio.gather(
+                *(self._guarded(self._take(mark), mark) for mark in changed.values()),
+                *(self._guarded(self._drop(mark), mark) for mark in gone.values()),
+            )
+            served = {text: mark for text, mark in served.items() if text not in gone} | changed
+
+    async def _guarded(self, change: Awaitable[None], mark: Mark) -> None:
+        try:
+            await change
+        except FrameError as error:
+            _log.error("model_refused model=%s %s", mark.key[0], error)
+
+    async def _take(self, mark: Mark) -> None:
+        """Serve a model, or serve it anew."""
+        loop = asyncio.get_running_loop()
+        planned = await loop.run_in_executor(None, self._plan, mark.entry)
+        plan = planned.plan
+        name, version = mark.key
+        is_there = bool(self.manager.versions(name, text_of(version)))
+        if is_there and mark.key not in self._own:
+            raise ModelExistsError("Somebody has registered a model of that name.")
+        self._own.add(mark.key)
+        if plan is None:
+            self._refuse(planned.entry, is_there=is_there)
+            return
+        plan = replace(plan, loaded_at_startup=False)
+        self.announce(plan)
+        if not is_there:
+            pool = self.manager.add(plan)
+            _log.info("model_added model=%s version=%s url=%s", plan.name, plan.version, plan.url)
+            await pool.settled.wait()  # model_loading_timeout bounds it
+            return
+        pool = await self.manager.replace(plan, self.drain_timeout)
+        if pool.plan.config is plan.config:
+            _log.info("model_updated model=%s version=%s url=%s", plan.name, plan.version, plan.url)
+        else:
+            _log.error("model_not_updated model=%s version=%s url=%s", plan.name, plan.version, plan.url)
+
+    def _refuse(self, entry: CatalogEntry, *, is_there: bool) -> None:
+        """Say what is wrong, and show it where nothing is served instead."""
+        problems = "; ".join(entry.problems)
+        _log.error("model_refused model=%s %s", entry.name, problems)
+        if not is_there:
+            self.manager.forget_unserved(entry.name, text_of(entry.version))
+            reason = without_places(problems)
+            self.manager.expect(
+                UnservedModel(name=entry.name, version=entry.version, url=entry.url, reason=reason)
+            )
+
+    async def _drop(self, mark: Mark) -> None:
+        if mark.key not in self._own:
+            return
+        self._own.discard(mark.key)
+        name, version = mark.key
+        self.manager.forget_unserved(name, text_of(version))
+        if self.manager.versions(name, text_of(version)):
+            await self.manager.remove(name, version, self.drain_timeout)
+        _log.info("model_removed model=%s version=%s", name, version)
+
+    def _plan(self, entry: StartupEntry) -> PlannedModel:
+        return self.planner.plan_entry(self.reader.read(entry))
