@@ -43,7 +43,7 @@ class ModelFolder:
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):
-    """Compiles the file each time: what is cached may be of a file that was changed within the same second."""
+    """Compiles the file each time: what is cached may be of a file that changed within the same second."""
 
     def get_code(self, fullname: str) -> CodeType | None:
         """Return the code of the file as it is now; nothing is written beside it."""
