@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from frame.api import Signature, TensorSpec
 from frame.http.control import create_app
 from frame.http.host import ModelView, RankView
-from frame.http.routes import Endpoint, RouteTable, default_table
+from frame.http.routes import Endpoint, RouteTable
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from quart.testing.utils import sentinel  # stands for: no JSON body
 
+from tests.http.asking import asking
 from tests.http.fake_host import FakeHost, group, model
-from tests.http.serving import run
-
-
-class Answer:
-    """Status, headers and body of an answer."""
-
-    def __init__(self, status: int, headers: Any, body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-Ask = Callable[..., Answer]
-
-
-def asking(host: FakeHost, registry: CollectorRegistry | None = None, **settings: Any) -> Ask:
-    """Return a function that asks an app of `host`."""
-    app = create_app(host, registry or CollectorRegistry(), default_table(), **settings)
-
-    def ask(path: str, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
-        answers: list[Answer] = []
-
-        async def scenario() -> None:
-            client = app.test_client()
-            response = await client.open(path, method=method, headers=headers or {}, json=sentinel)
-            body = await response.get_data(as_text=False)
-            answers.append(Answer(response.status_code, response.headers, body))
-
-        run(scenario())
-        return answers[0]
-
-    return ask
-
 
 PENDING = model("late", status="PENDING", reason="loading", groups=(group("starting"),))
 FAILED = model("sick", status="FAILED", reason="no such file: x.onnx", groups=(), log_tail=("one", "two"))
@@ -91,6 +51,12 @@ def test_ping_answers_207_while_pending_only_when_asked_to() -> None:
     assert asking(FakeHost((PENDING,)), allow_multi_status=True)("/ping").status == 207
     assert asking(FakeHost((PENDING, FAILED)), allow_multi_status=True)("/ping").status == 500
     assert asking(FakeHost((WELL,)), allow_multi_status=True)("/ping").status == 200
+
+
+def test_ping_fails_while_workers_are_missing_only_when_asked_to() -> None:
+    assert asking(FakeHost((SHORT,)))("/ping").status == 200
+    assert asking(FakeHost((SHORT,)), unhealthy_fails=True)("/ping").status == 500
+    assert asking(FakeHost((WELL, PENDING)), unhealthy_fails=True)("/ping").status == 200
 
 
 def test_ping_shows_the_worst_version_of_a_model() -> None:

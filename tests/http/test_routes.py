@@ -109,6 +109,7 @@ def test_listener_may_carry_inference_alone() -> None:
         "/predictions/{model}",
         "/predictions/{model}/{version}",
         "/invocations",
+        "/models/{model}/invoke",
         "/ping",
         "/",
     }

@@ -94,7 +94,7 @@ def test_without_a_token_nothing_but_inference_is_on_an_open_address(store: Path
         rest = {path: status for (method, path), status in found.items() if method == "GET"}
         assert rest.pop("/ping") == 200
         assert {path for path, status in rest.items() if status < 400} == {
-            "/predictions/m", "/invocations",
+            "/predictions/m", "/invocations", "/models/m/invoke",
         }  # fmt: skip
         assert found["DELETE", "/models/m"] == 404
 

@@ -151,3 +151,20 @@ def test_key_and_certificate_come_together():
 
 def test_request_id_header_is_lower_case():
     assert build("request_id_header_key=X-Amzn-Id").request_id_header_key == "x-amzn-id"
+
+
+@pytest.mark.parametrize(
+    ("environ", "size"),
+    [
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "6"}, 6 << 20),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "6", "SAGEMAKER_MAX_REQUEST_SIZE": "7"}, 7),
+        ({"SAGEMAKER_MAX_REQUEST_SIZE": "7", "SERVING_MAX_REQUEST_SIZE": "8"}, 8),
+    ],
+)
+def test_the_platforms_variables_are_settings(environ, size):
+    assert build("", environ=environ).max_request_size == size
+
+
+def test_a_payload_that_is_no_number_is_named():
+    with pytest.raises(ConfigError, match="SAGEMAKER_MAX_PAYLOAD_IN_MB"):
+        build("", environ={"SAGEMAKER_MAX_PAYLOAD_IN_MB": "six"})

@@ -382,3 +382,10 @@ def test_a_url_that_no_source_takes_refuses_its_model_alone(store, build):
     assert served(catalog) == {("mlp", None): "onnx"}
     (refused,) = [entry for entry in catalog.entries if entry.problems]
     assert "no source has the scheme gs:" in refused.problems[0]
+
+
+def test_the_platforms_accept_is_an_option_of_handlers(store, build):
+    put(store, "m/model.py")
+    (entry,) = build(environ={"SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/csv"}).entries
+    assert entry.config.properties["default_accept"] == "text/csv"
+    assert str(entry.config.sources["option.default_accept"]) == "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"

@@ -45,7 +45,13 @@ def frame_model_sources() -> list[ModelSource]:
 @hookimpl
 def frame_protocols() -> list[Protocol]:
     """Yield DJL Serving's prediction routes."""
-    routes = (Route("/predictions/{model}"), Route("/predictions/{model}/{version}"), Route("/invocations"))
+    paths = (
+        "/predictions/{model}",
+        "/predictions/{model}/{version}",
+        "/invocations",
+        "/models/{model}/invoke",
+    )
+    routes = tuple(map(Route, paths))
     return [
         Protocol(
             name="djl", routes=routes, target="frame.http.djl:DjlAdapter", codec="frame.worker.codecs.djl"

@@ -20,7 +20,7 @@ from frame.http.dataplane import DataPlane
 from frame.http.guard import Guard
 from frame.http.host import ModelRegistry
 from frame.http.invocation import Adapter
-from frame.http.routes import CONTROL_PLANE, MANAGEMENT, RouteClass, RouteTable, endpoints_of
+from frame.http.routes import CONTROL_PLANE, MANAGEMENT, MULTI_MODEL, RouteClass, RouteTable, endpoints_of
 from frame.http.servers import AsgiApp
 from frame.http.tls import TlsFiles
 from frame.pool.manager import WorkloadManager
@@ -77,12 +77,15 @@ def listeners(config: ServerConfig, protocols: list[Protocol], tokens: Tokens) -
         if manages and "observe" not in classes:
             _log.warning("management_closed address=%s reason=no %s is set", address, TOKEN_VARIABLE)
         rows = (*(own if address == inference else ()), *CONTROL_PLANE, *MANAGEMENT)
+        opened = MULTI_MODEL if config.multi_model and address == inference else frozenset()
         guard = Guard(
             tokens.management,
             inference=tokens.inference,
             observes_with_token=not (is_open or address.is_loopback),
+            open_routes=opened,
         )
-        found.append(Listening(address, RouteTable(rows).restricted_to(*classes), guard))
+        carried = [row for row in rows if row.route_class in classes or row.name in opened]
+        found.append(Listening(address, RouteTable(carried), guard))
     return found
 
 
@@ -138,6 +141,7 @@ def app_maker(
             table,
             models=models,
             allow_multi_status=config.allow_multi_status,
+            unhealthy_fails=config.health_check_override,
             request_id_header=config.request_id_header_key,
         )
         cors = tuple(_cors_headers(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from frame.errors import (
     LoadError,
     ModelNotFoundError,
     ModelNotReadyError,
+    OutOfMemoryError,
 )
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.traffic import rules_text
@@ -35,7 +37,7 @@ from frame.pool.traffic import text_of
 from frame.store.catalog import ModelReader
 from frame.store.fetching import Watch
 from frame.store.startup import StartupEntry, in_store
-from frame.store.urls import ModelUrl, model_name, parse_model_url, scheme_of
+from frame.store.urls import ModelUrl, local_path, model_name, parse_model_url, scheme_of
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
@@ -52,6 +54,7 @@ class Registrar:
         allowed: what a url must match as a whole (`model_url_pattern`); None: anything.
         drain_timeout: seconds that requests of a model get which is unregistered.
         snapshot: file in which is kept what was registered; None: nowhere.
+        only_below: with `multi_model`: where models must lie, and nothing but url and name may be given.
         announce: told of each plan that is served.
     """
 
@@ -63,6 +66,7 @@ class Registrar:
     drain_timeout: float
     announce: Callable[[ModelPlan], None]
     snapshot: Path | None = None
+    only_below: Path | None = None
     _kept: dict[_Key, Registration] = field(default_factory=dict)
     _arrivals: Arrivals = field(init=False)
 
@@ -87,6 +91,8 @@ class Registrar:
         """
         if self.allowed is not None and self.allowed.fullmatch(wanted.url) is None:
             raise BadRequestError("Parameter url: it does not match model_url_pattern.")
+        if self.only_below is not None:
+            wanted = below(wanted, self.only_below)
         url = self._url(wanted)
         if not scheme_of(url.location):
             return await self._add(await self._arrivals.plan(wanted), wanted, waits=waits)
@@ -121,11 +127,12 @@ class Registrar:
         if waits:
             await pool.settled.wait()  # model_loading_timeout bounds it
             if pool.status == "FAILED":
-                reason = pool.reason
+                reason, lacks_room = pool.reason, self.manager.lacks_room(plan)
                 self._kept.pop((plan.name, plan.version), None)
                 with suppress(ModelNotFoundError):  # it was unregistered meanwhile
                     await self.manager.remove(plan.name, plan.version, 0.0)
-                raise LoadError(f"Model {plan.name} did not load: {reason}")
+                kind = OutOfMemoryError if lacks_room else LoadError
+                raise kind(f"Model {plan.name} did not load: {reason}")
         self._save()
         return plan.name
 
@@ -266,6 +273,24 @@ class Registrar:
             self.manager.find(name, version)  # one of the store that is not ready raises
             raise ModelNotFoundError(f"Model not found: {name} version {version}")  # it is a label, or going
         return found
+
+
+def below(wanted: Registration, folder: Path) -> Registration:
+    """Return what SageMaker's multi-model contract lets anybody register: a real path below a folder.
+
+    Raises:
+        BadRequestError: it is another path, or more than a url and a name is given.
+    """
+    url = parse_model_url(wanted.url)
+    fields = (url.name, url.version, url.engine, url.devices, wanted.version)
+    if wanted.settings or url.arguments or any(fields):
+        raise BadRequestError(
+            "With multi_model only url and model_name may be given; the folder has the rest."
+        )
+    path = Path(os.path.realpath(local_path(url.location)))
+    if not path.is_relative_to(os.path.realpath(folder)) or path == Path(os.path.realpath(folder)):
+        raise BadRequestError(f"Parameter url: with multi_model it must be a path below {folder}.")
+    return replace(wanted, url=str(path))
 
 
 def _ready_workers(pool: ModelPool) -> int:

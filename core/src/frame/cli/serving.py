@@ -220,6 +220,7 @@ class _Server:
             drain_timeout=config.drain_timeout,
             announce=_report_groups,
             snapshot=None if config.model_snapshot is None else Path(config.model_snapshot),
+            only_below=Path(config.multi_model_store) if config.multi_model else None,
         )
 
     def _watch(self, manager: WorkloadManager, registrar: Registrar) -> StoreWatch:

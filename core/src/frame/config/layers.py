@@ -11,6 +11,7 @@ from frame.config.properties import Property
 from frame.config.settings import Source
 from frame.contract.options import parse_value
 
+_DEFAULT_ACCEPT = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
 _CAPITALS = re.compile(r"[A-Z_0-9]+")
 
 
@@ -54,6 +55,10 @@ def environment_layer(environ: Mapping[str, str], spellings: Iterable[str]) -> d
         for variable in key.variables
         if environ.get(variable)
     }
+    accept = environ.get(_DEFAULT_ACCEPT)
+    if accept:
+        key = "option.default_accept"
+        found[key] = Setting(key=key, value=accept, source=Source("env", _DEFAULT_ACCEPT))
     known = {name.lower(): name for name in (*spellings, *_known_names())}
     for variable, value in sorted(environ.items()):
         name = _variable_key(variable, known)

@@ -21,6 +21,7 @@ from frame.contract.options import parse_value
 from frame.errors import ConfigError
 
 _PREFIX = "SERVING_"
+_MEGABYTES = "SAGEMAKER_MAX_PAYLOAD_IN_MB"
 _MAX_QUEUED_BYTES = 2**30
 _MEMORY_SHARE = 4
 _ADDRESS_FLAGS = ("host", "port")
@@ -84,6 +85,12 @@ def _variable_layer(environ: Mapping[str, str]) -> dict[str, Setting]:
                 found[key.name] = Setting(
                     key=key.name, value=environ[variable], source=Source("env", variable)
                 )
+    megabytes = environ.get(_MEGABYTES, "").strip()
+    if megabytes and "max_request_size" not in found:
+        text = str(int(megabytes) << 20) if megabytes.isdecimal() else megabytes
+        found["max_request_size"] = Setting(
+            key="max_request_size", value=text, source=Source("env", _MEGABYTES)
+        )
     return found
 
 

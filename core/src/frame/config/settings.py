@@ -103,6 +103,9 @@ class ServerConfig:
     observe_address: Address | None
     inference_token_file: str | None
     management_token_file: str | None
+    multi_model: bool
+    multi_model_store: str
+    health_check_override: bool
     access_log: bool
     model_url_pattern: str | None
     model_control_mode: str

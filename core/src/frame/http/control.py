@@ -43,6 +43,7 @@ def create_app(
     *,
     models: ModelRegistry | None = None,
     allow_multi_status: bool = False,
+    unhealthy_fails: bool = False,
     request_id_header: str = answers.REQUEST_ID_HEADER.decode(),
 ) -> Quart:
     """Build the app that answers every control-plane endpoint of `routes`.
@@ -53,6 +54,7 @@ def create_app(
         routes: the table; its control-plane rows are served here.
         models: what the routes of class *control* change; None: they are left out.
         allow_multi_status: `/ping` answers 207 instead of 200 while a model is PENDING.
+        unhealthy_fails: `/ping` answers 500 also while a model is Unhealthy.
         request_id_header: name of the header that carries the client's request id.
 
     Raises:
@@ -61,7 +63,8 @@ def create_app(
     app = Quart("frame.http.control", static_folder=None)
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    handlers = _handlers(host, registry, routes, allow_multi_status=allow_multi_status)
+    failing = frozenset({"FAILED", "Unhealthy"} if unhealthy_fails else {"FAILED"})
+    handlers = _handlers(host, registry, routes, failing, allow_multi_status=allow_multi_status)
     if models is None:
         routes = routes.restricted_to("inference", "observe")
     else:
@@ -80,7 +83,12 @@ def _add(app: Quart, endpoint: Endpoint, handler: Handler) -> None:
 
 
 def _handlers(
-    host: ModelHost, registry: CollectorRegistry, routes: RouteTable, *, allow_multi_status: bool
+    host: ModelHost,
+    registry: CollectorRegistry,
+    routes: RouteTable,
+    failing: frozenset[str],
+    *,
+    allow_multi_status: bool,
 ) -> dict[str, Handler]:
     document = answers.pretty_json(openapi_document(routes))
 
@@ -88,7 +96,8 @@ def _handlers(
         if host.is_draining:
             return _failure(503, "ModelNotReadyError", "The server is ending and takes no more requests.")
         body = descriptions.ping_body(host.models())
-        return _json(body, _ping_status({entry["status"] for entry in body.values()}, allow_multi_status))
+        states = {entry["status"] for entry in body.values()}
+        return _json(body, 500 if states & failing else _ping_status(states, allow_multi_status))
 
     async def describe_api() -> Response:
         return Response(document, content_type="application/json")
@@ -129,8 +138,6 @@ def _handlers(
 
 
 def _ping_status(states: set[object], allow_multi_status: bool) -> int:  # noqa: FBT001  # a setting, passed on
-    if "FAILED" in states:
-        return 500
     return 207 if "PENDING" in states and allow_multi_status else 200
 
 

@@ -40,8 +40,14 @@ class Guard:
         *,
         inference: str | None = None,
         observes_with_token: bool = False,
+        open_routes: frozenset[str] = frozenset(),
     ) -> None:
-        """Ask for these tokens; None: for none."""
+        """Ask for these tokens; None: for none.
+
+        Args:
+            open_routes: names of routes that need none.
+        """
+        self._open = open_routes
         self._management = _expected(management)
         self._inference = (*_expected(inference), *self._management) if inference is not None else ()
         self._observe = self._management if observes_with_token else ()
@@ -57,6 +63,8 @@ class Guard:
         Args:
             endpoint: that would answer; None: there is none, which anybody may be told who may use models.
         """
+        if endpoint is not None and endpoint.name in self._open:
+            return None
         route_class = "inference" if endpoint is None else endpoint.route_class
         if route_class == "control":
             if not self._management:

@@ -155,6 +155,11 @@ MANAGEMENT: tuple[Endpoint, ...] = (
 """The routes that change something: on loopback listeners, or with a token (`http.guard`)."""
 
 
+_INVOKE = "invoke"
+MULTI_MODEL = frozenset({"register_model", "list_models", "describe_model", "unregister_model", _INVOKE})
+"""Names of the routes of SageMaker's multi-model contract, which the platform asks without a token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The endpoint that answers, with its decoded path parameters."""
@@ -236,7 +241,7 @@ def endpoints_of(protocol: Protocol) -> tuple[Endpoint, ...]:
     """Turn the routes that a protocol plugin declares into rows of the table."""
     return tuple(
         Endpoint(
-            name=f"{protocol.name}_{number}",
+            name=_name_of(protocol, route.path, number),
             path=route.path,
             methods=tuple(method.upper() for method in route.methods),
             route_class="inference",
@@ -252,6 +257,11 @@ def default_table() -> RouteTable:
     """The routes of a server without protocol plugins: DJL Serving's predictions and the server's own."""
     own = (endpoint for protocol in frame_protocols() for endpoint in endpoints_of(protocol))
     return RouteTable((*own, *CONTROL_PLANE, *MANAGEMENT))
+
+
+def _name_of(protocol: Protocol, path: str, number: int) -> str:
+    is_invoke = protocol.name == "djl" and path.endswith(f"/{_INVOKE}")
+    return _INVOKE if is_invoke else f"{protocol.name}_{number}"
 
 
 def _summary(path: str) -> str:

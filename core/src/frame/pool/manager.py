@@ -166,6 +166,10 @@ class WorkloadManager:
         if known is not None:
             self._unserved[name, version] = replace(known, **facts)  # type: ignore[arg-type]  # its fields
 
+    def lacks_room(self, plan: ModelPlan) -> bool:
+        """Tell whether memory was not enough for the last start of a model's workers."""
+        return label_of(plan) in self._placer.short
+
     def only_model(self) -> str | None:
         """Return the name of the only model, if there is just one."""
         names = set(self._pools) | {name for name, _ in self._unserved}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol, assert_never
 
-from frame.errors import FrameError
+from frame.errors import OutOfMemoryError
 from frame.policy import placement as policy
 from frame.policy.placement import InFlight, Loaded, StartRequest
 from frame.pool.deaths import OutOfMemoryKills
@@ -31,7 +31,7 @@ ReadMemory = Callable[[Sequence[str]], Coroutine[Any, Any, dict[str, policy.Memo
 Clock = Callable[[], float]
 
 
-class NoRoomError(FrameError):
+class NoRoomError(OutOfMemoryError):
     """Memory is not enough for another copy: the operator can fix it, or time."""
 
     status = 507
@@ -120,6 +120,8 @@ class Placer:
         self._read = read
         self._clock = clock
         self._in_flight: list[InFlight] = []
+        self.short: set[str] = set()
+        """Models, by their labels, for whose last start there was no room."""
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -152,9 +154,11 @@ class Placer:
             async with self._turn:
                 found = await self._try(start, is_extra=is_extra)
             if isinstance(found, Ticket):
+                self.short.discard(start.key)
                 return found
             left = began + found.longest - self._clock()
             if left <= 0.0:
+                self.short.add(start.key)
                 raise NoRoomError(f"no room for another copy: {found.reason}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(found.pause, left)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from frame.api import EngineSpec, FolderListing, ModelSource
 from frame.config.files import read_properties
@@ -26,6 +28,8 @@ from frame.store.startup import StartupEntry, list_startup
 from frame.store.urls import is_archive_name, local_path, model_name, path_stem, scheme_of
 
 _MODEL_ID = "option.model_id"
+_PER_BYTE, _DEEP = 1.2, 16
+"""Memory per byte of files, DJL Serving's; levels of folders that are looked at."""
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 """How a repository of a hub is named: by its owner and its name."""
 
@@ -177,11 +181,12 @@ class ModelReader:
         checked = build_model_config(identity, layers, self.server, lenient=self.lenient)
         if checked.config is None:
             return checked
+        config = _with_estimate(checked.config, files) if self.server.multi_model else checked.config
         secure = read_secure_mode(self.environ)
-        if secure is not None and (refused := secure.find(checked.config, found.spec, self.cache.parent)):
+        if secure is not None and (refused := secure.find(config, found.spec, self.cache.parent)):
             return CheckedModel(None, refused)
-        missing = _missing_modules(found.spec, checked.config)
-        return CheckedModel(None, missing) if missing else checked
+        missing = _missing_modules(found.spec, config)
+        return CheckedModel(None, missing) if missing else CheckedModel(config, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +287,19 @@ def _url_layer(entry: StartupEntry) -> dict[str, Setting]:
     return {
         key: Setting(key=key, value=value, source=source) for key, value in given.items() if value is not None
     }
+
+
+def _with_estimate(config: ModelConfig, files: _ModelFiles) -> ModelConfig:
+    """Return the configuration with the memory that a model of these files takes, unless it says it."""
+    if config.required_memory_mb or config.per_device:
+        return config
+    size = sum(entry.size_bytes for entry in list_files(files.folder, levels=_DEEP))
+    source = Source("default", "1.2 times the size of its files (multi_model)")
+    return replace(
+        config,
+        required_memory_mb=math.ceil(size * _PER_BYTE / (1 << 20)),
+        sources=MappingProxyType({**config.sources, "required_memory_mb": source}),
+    )
 
 
 def _listing(files: _ModelFiles, settings: Mapping[str, Setting]) -> FolderListing:
