@@ -134,8 +134,23 @@ class Echoes(RemoteModel):
 """
 
 
+def test_a_source_that_breaks_is_told_without_its_insides(tmp_path: Path) -> None:
+    broken = ECHOES.replace("yield f", "print('noise'); raise ValueError('an inside') if file else f")
+    folder = put_distribution(
+        tmp_path / "plugin", "frame-source", "zz_frame_source", source_hook("made") + broken
+    )
+    environ = {"PYTHONPATH": str(folder), "SERVING_CACHE_DIR": str(tmp_path / "cache")}
+    (tmp_path / "store").mkdir()
+    with run_server(tmp_path / "store", environ=environ) as running:
+        answer = httpx.post(f"{running.url}/models", params={"url": "made://up/echo"}, timeout=30)
+        assert answer.status_code == 400
+        assert "its download broke" in answer.json()["message"]
+        assert "inside" not in answer.json()["message"]
+        assert "an inside" in running.log()
+
+
 def test_a_plugin_brings_models_from_elsewhere(tmp_path: Path) -> None:
-    source = source_hook("made") + ECHOES
+    source = source_hook("made") + ECHOES.replace("yield f", "print('noise'); yield f")
     folder = put_distribution(tmp_path / "plugin", "frame-source", "zz_frame_source", source)
     environ = {"PYTHONPATH": str(folder), "SERVING_CACHE_DIR": str(tmp_path / "cache")}
     with run_server(None, ["-m", "m=made://up/echo"], environ=environ) as running:

@@ -102,6 +102,10 @@ def test_a_download_is_shown_pending_and_ends_when_the_model_is_unregistered(
         assert register(server, f"{site.url}{ARCHIVE}").status_code == 409
         assert httpx.delete(f"{server.url}/models/remote", timeout=DEADLINE).status_code == 200
         assert shown(server, "remote") == ("", "")
+        assert register(server, f"{site.url}{ARCHIVE}", synchronous="false").status_code == 202
+        until(lambda: len(_downloads(server)) == 1)
+        assert shown(server, "remote")[0] == "PENDING"  # the end of the first is not that of the second
+        assert httpx.delete(f"{server.url}/models/remote", timeout=DEADLINE).status_code == 200
         until(lambda: not _downloads(server))
         site.stalls = False
         assert register(server, f"{site.url}{ARCHIVE}").status_code == 200

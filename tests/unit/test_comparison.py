@@ -33,6 +33,11 @@ def answer(value: object, *, status: int = 200, properties: dict[str, str] | Non
         ([None], [0], 1.0, "$[0]"),
         ([[1]], [1], 1.0, "$[0]"),
         (b"no json", b"none either", 1.0, "body"),
+        (b'["\xff"]', b'["\xfe"]', 1.0, "body"),
+        ([10**400], [10**400 + 1], 1.0, "$[0]"),
+        ([9007199254740993], [9007199254740992], 0.0, "$[0]"),
+        ({"a b\n2026 ERROR": 1}, {"a b\n2026 ERROR": 2}, 0.0, '$."a b\\n2026 ERROR"'),
+        ({"k" * 99: 1}, {"k" * 99: 2}, 0.0, f'$."{"k" * 40}"'),
     ],
 )
 def test_json_is_compared_by_value(one: object, other: object, tolerance: float, place: str) -> None:

@@ -1,4 +1,4 @@
-"""Models that are on their way: read, and if need be downloaded, in threads of their own."""
+"""Models that are on their way: downloaded in threads of their own, and then served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from frame.store.fetching import Watch
 
 _log = logging.getLogger(__name__)
 _THREADS = 4
-"""Models that are read, or downloaded, at the same time; further ones wait."""
+"""Models that are downloaded at the same time; further ones wait."""
 
 Key = tuple[str, str | None]
 Serve = Callable[[PlannedModel, Registration], Awaitable[str]]
@@ -38,10 +38,7 @@ class Arrivals:
 
     async def plan(self, wanted: Registration) -> PlannedModel:
         """Read a model that is on this machine."""
-        return await self._in_thread(wanted, Watch())
-
-    async def _in_thread(self, wanted: Registration, watch: Watch) -> PlannedModel:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._plan, wanted, watch)
+        return await asyncio.get_running_loop().run_in_executor(None, self._plan, wanted, Watch())
 
     def begin(self, key: Key, wanted: Registration, serve: Serve) -> asyncio.Task[str]:
         """Download a model and serve it; the task ends with its name, or with why not."""
@@ -57,20 +54,24 @@ class Arrivals:
         return task
 
     async def _bring(self, key: Key, wanted: Registration, watch: Watch, serve: Serve) -> str:
-        planned = await self._in_thread(wanted, watch)
+        loop = asyncio.get_running_loop()
+        planned = await loop.run_in_executor(self._threads, self._plan, wanted, watch)
         if watch.stop.is_set():
             raise ModelNotFoundError(f"Model {key[0]} was unregistered while it was downloaded")
         return await serve(planned, wanted)
 
     def _ended(self, key: Key, task: asyncio.Task[str]) -> None:
-        del self._under_way[key]
+        is_last = self._under_way.get(key, (None,))[0] is task  # it may have been registered again meanwhile
+        if is_last:
+            del self._under_way[key]
         if task.cancelled():
             self._manager.forget_unserved(key[0], text_of(key[1]))
             return
         error = task.exception()
         if error is None:
             return
-        self._manager.tell(*key, status="FAILED", reason=without_places(str(error)))
+        if is_last:
+            self._manager.tell(*key, status="FAILED", reason=without_places(str(error)))
         _log.error(
             "model_not_registered model=%s version=%s reason=%s",
             *(*key, error),

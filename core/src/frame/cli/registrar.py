@@ -30,10 +30,11 @@ from frame.errors import (
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.traffic import rules_text
 from frame.policy.traffic import TrafficRules
-from frame.pool.manager import UnservedModel, WorkloadManager
+from frame.pool.manager import WorkloadManager
 from frame.pool.model import ModelPool
 from frame.pool.plan import ModelPlan, with_config, with_workers
 from frame.pool.traffic import text_of
+from frame.pool.unserved import UnservedModel
 from frame.store.catalog import ModelReader
 from frame.store.fetching import Watch
 from frame.store.startup import StartupEntry, in_store

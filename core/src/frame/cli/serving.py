@@ -31,9 +31,10 @@ from frame.pool.budget import ByteBudget
 from frame.pool.cgroups import usable_cores
 from frame.pool.devices import visible_gpus
 from frame.pool.folders import remove_left_behind
-from frame.pool.manager import UnservedModel, WorkloadManager
+from frame.pool.manager import WorkloadManager
 from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan
+from frame.pool.unserved import UnservedModel
 from frame.store.catalog import Catalog, build_catalog, model_reader, models_cache
 
 _log = logging.getLogger("frame")

@@ -14,9 +14,10 @@ from frame.cli.plans import PlannedModel, Planner
 from frame.config.settings import ServerConfig
 from frame.errors import FrameError, ModelExistsError
 from frame.policy.wording import without_places
-from frame.pool.manager import UnservedModel, WorkloadManager
+from frame.pool.manager import WorkloadManager
 from frame.pool.plan import ModelPlan
 from frame.pool.traffic import text_of
+from frame.pool.unserved import UnservedModel
 from frame.store.catalog import CatalogEntry, ModelReader
 from frame.store.startup import StartupEntry, list_startup
 from frame.store.urls import model_name

@@ -49,7 +49,7 @@ _FORBIDDEN = frozenset(
             "proxy-connection",
             "server",
         ),
-        *("te", "trailer", "transfer-encoding", "upgrade", "x-request-id"),
+        *("te", "trailer", "transfer-encoding", "upgrade", "x-frame-model-version", "x-request-id"),
     }
 )
 """Headers that belong to the HTTP server; a handler's own value would break the framing."""
@@ -112,7 +112,7 @@ class DataPlane:
                 pool.check_ready()
             head = self._head(invocation, codec, request_id)
             payload = await self._intake.read(invocation.properties, receive)
-            if pool is None or pool.is_closing:  # not named by the path, or replaced while the body came
+            if pool is None or self._is_stale(pool, invocation):  # not named by the path, or replaced since
                 pool = self._find_after(invocation, payload)
         except ClientGoneError:
             return
@@ -130,6 +130,13 @@ class DataPlane:
             self._intake.release(payload, size_bytes)
 
     # --- in -----------------------------------------------------------------------------------
+
+    def _is_stale(self, pool: ModelPool, invocation: Invocation) -> bool:
+        """Tell whether another version is to be chosen, now that the body is here."""
+        if pool.is_closing or invocation.version is not None:
+            return pool.is_closing
+        traffic = self._manager.traffic.find(pool.plan.name)
+        return traffic is not None and not (pool.status == "READY" and traffic.gives(pool))
 
     def _find_after(self, invocation: Invocation, payload: Payload) -> ModelPool:
         """Find the model once the body is here, if need be by a form field; free the body if that fails."""
@@ -175,7 +182,9 @@ class DataPlane:
         traffic = exchange.traffic
         if traffic is not None:
             job.watcher = traffic.watcher(pool)
-            exchange.headers = ((VERSION_HEADER, text_of(pool.plan.version).encode("latin-1", "replace")),)
+            if traffic.rules.shares:
+                version = text_of(pool.plan.version).encode("latin-1", "replace")
+                exchange.headers = ((VERSION_HEADER, version),)
         try:
             if pool.quarantine:
                 await check_quarantine(pool.quarantine, job, time.monotonic)
@@ -186,8 +195,7 @@ class DataPlane:
         except FrameError as error:
             job.close()
             pool.metrics.count_request(outcome_of(error.status), 0.0)
-            if job.watcher is not None:
-                job.watcher(outcome_of(error.status), 0.0)
+            job.tell(outcome_of(error.status), 0.0)
             await self._send_error(exchange.send, adapter, job.request_id, error, exchange.headers)
             return
         if traffic is not None and (shadow := traffic.shadow_of(pool)) is not None:

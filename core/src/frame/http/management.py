@@ -48,7 +48,7 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         wanted = Registration(
             url=url,
             name=_name(given, "model_name"),
-            version=_name(given, "model_version"),
+            version=_version(given),
             settings={KEYS.get(key, key): value for key, value in given.items()},
         )
         name = await models.register(wanted, waits=waits)
@@ -172,6 +172,13 @@ def _name(given: dict[str, str], name: str) -> str | None:
     if text and _NAME.fullmatch(text) is None:
         raise BadRequestError(f"Parameter {name}: letters, digits, _, . and - are allowed.")
     return text or None
+
+
+def _version(given: dict[str, str]) -> str | None:
+    version = _name(given, "model_version")
+    if version == "default":
+        raise BadRequestError("Parameter model_version: default is a model without a version; leave it out.")
+    return version
 
 
 def _refuse_others(given: Mapping[str, str]) -> None:

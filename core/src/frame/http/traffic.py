@@ -25,7 +25,7 @@ def parse_rules(data: str | bytes) -> TrafficRules:
     """
     try:
         body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise BadRequestError("The body is no JSON.") from None
     return rules_of(body)
 
@@ -40,7 +40,7 @@ def rules_of(body: object) -> TrafficRules:
             _refuse_unknown(part, kind, f"{name}.")
     try:
         return msgspec.convert(body, TrafficRules)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, OverflowError) as error:
         raise BadRequestError(f"Traffic rules: {error}") from None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 
 UNVERSIONED = "default"
 """What rules and paths call a model without a version, as DJL Serving does."""
 
+_LARGEST = 1e9
 _LABEL = re.compile(r"[\w.-]{1,255}", re.ASCII)
 
 
@@ -84,8 +84,8 @@ class TrafficRules:
     def __post_init__(self) -> None:
         for version, weight in self.weights.items():
             _check(f"weights: {version}", weight)
-        if self.weights and not any(self.weights.values()):
-            raise ValueError("weights: expected one above 0")
+        if self.weights and not 0.0 < sum(self.weights.values()) <= _LARGEST:
+            raise ValueError(f"weights: expected one above 0, and {_LARGEST:g} at most together")
         if self.default is not None and self.weights:
             raise ValueError("default and weights: expected one of them")
         for label in self.labels:
@@ -148,26 +148,46 @@ class TrafficRules:
 
 
 class Shares:
-    """Hands out versions by weight, smoothly: of any 10 requests a version with a tenth of them gets one.
+    """Hands out versions by weight, smoothly but in no order that clients could fall into step with.
 
     Invariant: after any number of choices among the same versions each has been chosen as often as its share
         of them says, give or take one for each other version.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], random: Callable[[], float]) -> None:
+        """Choose by weight.
+
+        Args:
+            random: returns numbers from 0 to 1.
+        """
         self._weights = {version: weight for version, weight in weights.items() if weight > 0}
         self._credit = dict.fromkeys(self._weights, 0.0)
+        self._random = random
 
     def choose(self, available: Collection[str]) -> str | None:
         """Return the next version of those that are available; None when there is none."""
         candidates = [version for version in self._weights if version in available]
         if not candidates:
             return None
+        total = sum(self._weights[version] for version in candidates)
         for version in candidates:
-            self._credit[version] += self._weights[version]
-        chosen = max(candidates, key=self._credit.__getitem__)
-        self._credit[chosen] -= sum(self._weights[version] for version in candidates)
+            self._credit[version] += self._weights[version] / total
+        chosen = self._draw(candidates)
+        self._credit[chosen] -= 1.0
         return chosen
+
+    def _draw(self, candidates: Sequence[str]) -> str:
+        """Draw one by credit; one that is owed a whole request gets it."""
+        owed = max(candidates, key=self._credit.__getitem__)
+        if self._credit[owed] >= 1.0:
+            return owed
+        owing = [max(0.0, self._credit[version]) for version in candidates]
+        left = self._random() * sum(owing)
+        for version, credit in zip(candidates, owing, strict=True):
+            left -= credit
+            if left < 0.0:
+                return version
+        return owed
 
     def heaviest(self, available: Collection[str]) -> str | None:
         """Return the version with the largest weight of those that are available."""
@@ -191,7 +211,6 @@ class Sampling:
         return True
 
 
-def _check(name: str, value: float, *, least: float = 0.0, most: float = float("inf")) -> None:
-    if not isfinite(value) or not least <= value <= most:
-        to = "or more" if most == float("inf") else f"to {most:g}"
-        raise ValueError(f"{name}: expected {least:g} {to}")
+def _check(name: str, value: float, *, least: float = 0.0, most: float = 1e9) -> None:
+    if not least <= value <= most:  # true of what is no number
+        raise ValueError(f"{name}: expected {least:g} to {most:g}")

@@ -136,6 +136,11 @@ class Job:
     stream: JobStream | None = None
     watcher: Callable[[str, float], None] | None = None
 
+    def tell(self, outcome: str, seconds: float) -> None:
+        """Tell the watcher, if there is one."""
+        if self.watcher is not None:
+            self.watcher(outcome, seconds)
+
     def close(self) -> None:
         """Free the payloads."""
         for _, payload in self.parts:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from frame.errors import FrameError, ModelExistsError, ModelNotFoundError, ModelNotReadyError
 from frame.http.host import ExplainedModel, ModelView, TrafficView
@@ -21,19 +20,9 @@ from frame.pool.model import ModelPool
 from frame.pool.placer import Placer, ReadMemory, label_of
 from frame.pool.plan import ModelPlan, Place, kind_of
 from frame.pool.traffic import TrafficDesk, key_of, text_of
+from frame.pool.unserved import UnservedModel
 from frame.pool.versions import preference
 from frame.pool.views import count_states, self_check_of, view_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnservedModel:
-    """A model that has no pool: it cannot be served as it is configured, or is on its way (`PENDING`)."""
-
-    name: str
-    version: str | None
-    url: str
-    reason: str
-    status: Literal["FAILED", "PENDING"] = "FAILED"
 
 
 class WorkloadManager:
@@ -155,6 +144,7 @@ class WorkloadManager:
             ModelNotReadyError: the server is ending.
         """
         self._check_open()
+        self._check_label(item.name, item.version)
         known = self._unserved.get((item.name, item.version))
         if item.version in self._pools.get(item.name, {}) or (known and known.status == "PENDING"):
             raise ModelExistsError(f"Model {item.name} is already registered.")
@@ -196,6 +186,7 @@ class WorkloadManager:
             ModelNotReadyError: the server is ending.
         """
         self._check_open()
+        self._check_label(plan.name, plan.version)
         versions = self._pools.setdefault(plan.name, {})
         if plan.version in versions:
             raise ModelExistsError(f"Model {label_of(plan)} is already registered.")
@@ -279,6 +270,11 @@ class WorkloadManager:
             if not self._pools[name]:
                 del self._pools[name]
         self._ending.discard(pool)
+
+    def _check_label(self, name: str, version: str | None) -> None:
+        traffic = self.traffic.find(name)
+        if traffic is not None and version in traffic.rules.labels:
+            raise ModelExistsError(f"Model {name} has a label {version}: a version cannot be called so.")
 
     def _check_open(self) -> None:
         if self.is_draining:

@@ -80,8 +80,7 @@ class OpenJobs:
     def _count(self, job: Job, outcome: str) -> float:
         seconds = self._clock() - job.arrived
         self._metrics.count_request(outcome, seconds)
-        if job.watcher is not None:
-            job.watcher(outcome, seconds)
+        job.tell(outcome, seconds)
         return seconds
 
     def _forget(self, job: Job) -> bool:

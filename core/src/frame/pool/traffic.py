@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,20 +59,30 @@ class ModelTraffic:
         self.shadows: dict[str, ShadowCounts] = {}
         self.records: dict[str, Record] = {}
         """The requests of a trial, by version."""
-        self._shares = Shares({})
+        self._shares = Shares({}, random.random)
         self._sampling = Sampling(0.0)
         self._trial: Trial | None = None
+        self._deaths: dict[ModelPool, int] = {}
 
-    def set_rules(self, rules: TrafficRules, versions: Versions) -> None:
-        """Begin anew with other rules."""
+    def set_rules(self, rules: TrafficRules, *, keeps_trial: bool = False) -> None:
+        """Have other rules.
+
+        Args:
+            keeps_trial: go on with the trial where both of its versions are the same.
+        """
+        before = self.rules.rollback, self.rules.baseline
         self.rules = rules
-        self._shares = Shares(rules.shares)
+        self._shares = Shares(rules.shares, random.random)
         self._sampling = Sampling(rules.shadow.share if rules.shadow else 0.0)
-        self._trial, self.records = None, {}
-        if (rule := rules.rollback) is not None:
-            deaths = [_deaths(versions.get(key_of(name))) for name in (rule.version, rules.baseline)]
-            trial = self._trial = Trial(rule, deaths=deaths[0], baseline_deaths=deaths[1])
-            self.records = {rule.version: trial.candidate, rules.baseline: trial.baseline}
+        if not (keeps_trial and before == (rules.rollback, rules.baseline)):
+            self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        self._trial, self.records, self._deaths = None, {}, {}
+        rule = self.rules.rollback
+        if rule is not None:
+            trial = self._trial = Trial(rule)
+            self.records = {rule.version: trial.candidate, self.rules.baseline: trial.baseline}
 
     def choose(self, versions: Versions, *, counts: bool) -> ModelPool | None:
         """Return who gets a request that names no version; None: the rules do not say.
@@ -104,15 +115,18 @@ class ModelTraffic:
         rule, trial = self.rules.rollback, self._trial
         if rule is None or trial is None:
             return None
-        pool = versions.get(key_of(rule.version))
-        if pool is None:
+        pool, base = (versions.get(key_of(name)) for name in (rule.version, self.rules.baseline))
+        if pool is None or base is None or base.status != "READY" or base.is_closing:
+            trial.candidate.clear()  # there is nothing to go back to, and what comes now is no comparison
+            trial.baseline.clear()
             return None
-        verdict = trial.review(
-            monotonic(),
-            failed=pool.reason or "" if pool.status == "FAILED" else None,
-            deaths=_deaths(pool),
-            baseline_deaths=_deaths(versions.get(key_of(self.rules.baseline))),
-        )
+        if self._deaths.keys() != {pool, base}:  # the first time, or one of them was replaced
+            self._deaths = {pool: _deaths(pool), base: _deaths(base)}
+        now = monotonic()
+        for record, its in ((trial.candidate, pool), (trial.baseline, base)):
+            record.died(_deaths(its) - self._deaths[its], now)
+            self._deaths[its] = _deaths(its)
+        verdict = trial.review(now, failed=pool.reason or "" if pool.status == "FAILED" else None)
         if verdict is None:
             return None
         return RollbackView(
@@ -124,6 +138,11 @@ class ModelTraffic:
         self.rollbacks.append(rollback)
         key = rollback.version, rollback.cause
         self.rollback_counts[key] = self.rollback_counts.get(key, 0) + 1
+
+    def gives(self, pool: ModelPool) -> bool:
+        """Tell whether a version gets requests that name none, as the rules are now."""
+        shares = self.rules.shares
+        return not shares or shares.get(text_of(pool.plan.version), 0.0) > 0
 
     def share_of(self, version: str) -> float | None:
         """Return a version's share of the requests that name none; None where the rules do not say."""
@@ -157,7 +176,7 @@ class TrafficDesk:
 
     def set_rules(self, model: str, rules: TrafficRules) -> None:
         """Have other rules for a model from the next request on."""
-        self._models.setdefault(model, ModelTraffic()).set_rules(rules, self._pools.get(model, {}))
+        self._models.setdefault(model, ModelTraffic()).set_rules(rules)
 
     def rules(self) -> Iterator[tuple[str, TrafficRules]]:
         """Yield each model for which something is ruled."""
@@ -172,7 +191,7 @@ class TrafficDesk:
         if is_last:
             del self._models[model]
         elif (rules := traffic.rules.without(text_of(version))) != traffic.rules:
-            traffic.set_rules(rules, self._pools[model])
+            traffic.set_rules(rules, keeps_trial=True)
         self.changed()
 
     def figures(self, pool: ModelPool) -> TrafficFigures:
@@ -193,17 +212,22 @@ class TrafficDesk:
         """Look after new versions until cancelled."""
         while True:
             await asyncio.sleep(_REVIEW_SECONDS)
-            for name, traffic in self._models.items():
-                rollback = traffic.review(self._pools.get(name, {}))
-                if rollback is not None:
-                    self._roll_back(name, traffic, rollback)
+            for name, traffic in list(self._models.items()):
+                try:
+                    self._look_after(name, traffic)
+                except Exception:  # noqa: BLE001  # fault line: one model's rules must not end the server
+                    _log.exception("traffic_not_reviewed model=%s", name)
+
+    def _look_after(self, name: str, traffic: ModelTraffic) -> None:
+        rollback = traffic.review(self._pools.get(name, {}))
+        if rollback is not None:
+            self._roll_back(name, traffic, rollback)
 
     def _roll_back(self, name: str, traffic: ModelTraffic, rollback: RollbackView) -> None:
         traffic.note(rollback)
         facts = (name, rollback.version, rollback.cause, rollback.reason)
         _log.error("version_rolled_back model=%s version=%s cause=%s reason=%s", *facts)
-        rules = traffic.rules.without_weight(rollback.version)
-        traffic.set_rules(rules, self._pools[name])
+        traffic.set_rules(traffic.rules.without_weight(rollback.version))
         self.changed()
 
 
@@ -226,5 +250,5 @@ def _trial_view(record: Record) -> TrialView:
     )
 
 
-def _deaths(pool: ModelPool | None) -> int:
-    return 0 if pool is None else sum(pool.metrics.restarts.values())
+def _deaths(pool: ModelPool) -> int:
+    return sum(pool.metrics.restarts.values())

@@ -45,7 +45,10 @@ class S3Model(RemoteModel):
             read_timeout=context.timeout,
             retries={"total_max_attempts": 1},  # they are counted where downloads go on
         )
-        self._client = boto3.client("s3", config=config)
+        try:
+            self._client = boto3.client("s3", config=config)
+        except (BotoCoreError, ValueError) as error:  # no region, or an endpoint that is no url
+            raise SourceError(f"s3://{self._bucket}: {error}") from error
 
     def files(self) -> Sequence[RemoteFile]:
         """List the object, or what is below the prefix."""

@@ -250,6 +250,7 @@ def main() -> int:
     """Do one order; write progress and the end as JSON lines to standard output."""
     order = DownloadOrder(**json.load(sys.stdin))
     die_with_parent(order.parent)
+    _keep_output()
     try:
         folder = download(_open(order, os.environ), order.url, Path(order.cache), _say, order.checksum)
     except SourceError as error:
@@ -277,8 +278,17 @@ def _say(done: int, total: int | None) -> None:
 
 
 def _tell(line: Mapping[str, object]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    os.write(_OUTPUT[0], json.dumps(line).encode() + b"\n")
+
+
+_OUTPUT = [1]
+"""Where the server reads."""
+
+
+def _keep_output() -> None:
+    """Let what a source prints go to standard error: the server reads lines of JSON."""
+    _OUTPUT[0] = os.dup(1)
+    os.dup2(2, 1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -152,14 +153,17 @@ class _Child:
             lines = _last_lines(errors)
         if "folder" in self._end:
             return Path(str(self._end["folder"]))
-        why = self._end.get("error") or f"its download ended: {' | '.join(lines) or process.returncode}"
-        raise StoreError(f"{self._order.url}: {why}")
+        if "error" in self._end:
+            raise StoreError(f"{self._order.url}: {self._end['error']}")
+        _log.error("model_download_broken url=%s wrote=%s", self._order.url, " | ".join(lines))
+        raise StoreError(f"{self._order.url}: its download broke, status {process.returncode}; see the log")
 
     def _drive(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(asdict(self._order)).encode())
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended already, and says why
+            process.stdin.write(json.dumps(asdict(self._order)).encode())
+            process.stdin.close()
         deadline = time.monotonic() + self._fetcher.timeout
         lines = b""
         with selectors.DefaultSelector() as selector:

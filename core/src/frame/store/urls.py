@@ -15,6 +15,7 @@ _WORKFLOWS = (".json", ".yml", ".yaml")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?=/|file:)")
 _NAME = re.compile(r"[\w.-]+")
 _ENDPOINT_FIELDS = 4
+_UNVERSIONED = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,8 @@ def parse_model_url(text: str) -> ModelUrl:
         if value and not _NAME.fullmatch(value):
             message = f"{text}: {value!r} is no {what}; letters, digits, _, . and - are allowed"
             raise StoreError(message)
+    if version == _UNVERSIONED:
+        raise StoreError(f"{text}: {version} is what a model without a version is called; leave it out")
     location, _, query = url.partition("?")
     if "@" in location and urlsplit(location).password is not None:
         raise StoreError("a url has a user and a password; it would be logged, so give them another way")
