@@ -203,6 +203,24 @@ def test_folders_are_downloaded_with_their_folders(tmp_path: Path) -> None:
     assert said[-1] == (9, 9)
 
 
+class Endless(Listed):
+    """A source whose file has no end."""
+
+    read_bytes = 0
+
+    def read(self, file: RemoteFile, offset: int) -> Any:
+        while True:
+            self.read_bytes += 1000
+            yield b"x" * 1000
+
+
+def test_a_file_without_end_is_not_written_beyond_its_size(tmp_path: Path) -> None:
+    source = Endless("a" * 100)
+    with pytest.raises(SourceError, match="changed 3 times"):
+        download(source, "x://y", tmp_path, lambda done, total: None)
+    assert source.read_bytes == 3000
+
+
 class Growing(Listed):
     """A source whose file is longer than it says."""
 

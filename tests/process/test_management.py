@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -293,3 +295,40 @@ def test_a_snapshot_whose_model_is_gone_says_so_and_stops_nothing(
     snapshot.write_text("{")
     with pytest.raises(ServerError, match="model_snapshot="), run_server(store, environ=environ):
         pass
+
+
+def test_a_client_that_leaves_changes_nothing_of_what_it_asked_for(
+    store: Path, tmp_path: Path, extra: Path
+) -> None:
+    slow = put_model(tmp_path / "slow", WILLING.replace("import os\n", "import os, time; time.sleep(1)\n", 1))
+    snapshot = tmp_path / "snapshot.json"
+    with run_server(store, environ={"SERVING_MODEL_SNAPSHOT": str(snapshot)}) as server:
+        query = {"url": str(slow)}
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(f"{server.url}/models", params=query, timeout=0.3)
+        until(lambda: snapshot.exists() and "slow" in snapshot.read_text())
+        assert ask(server, "slow", token="x").status_code == 200
+        with Load(server.url, orders("slow", 1, sleep=2), connections=1) as load:
+            until(lambda: describe(server, "slow")["workerGroups"])
+            with contextlib.suppress(httpx.TimeoutException):
+                httpx.delete(f"{server.url}/models/slow", timeout=0.3)
+            until(lambda: "slow" not in snapshot.read_text())
+            load.accounts()
+        until(lambda: names(server) == ["first"])
+
+
+def test_a_snapshot_is_not_written_with_less_while_it_is_read(
+    store: Path, extra: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "snapshot.json"
+    environ = {"SERVING_MODEL_SNAPSHOT": str(snapshot)}
+    with run_server(store, environ=environ) as server:
+        for name in ("a", "b", "c"):
+            answer = manage(server, "POST", "/models", url=extra, model_name=name, min_worker=0)
+            assert answer.status_code == 200, answer.text
+    kept = json.loads(snapshot.read_text())
+    kept["models"][1]["url"] = "/there/is/nothing"
+    snapshot.write_text(json.dumps(kept))
+    with run_server(store, environ=environ) as server:
+        assert names(server) == ["a", "c", "first"]
+        assert [item["name"] for item in json.loads(snapshot.read_text())["models"]] == ["a", "b", "c"]

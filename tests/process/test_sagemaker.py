@@ -145,10 +145,12 @@ def test_only_real_paths_below_the_models_folder_may_be_loaded_and_nothing_set(
 ) -> None:
     models = tmp_path / "models"
     (models / "link").symlink_to(tmp_path / "outside")
+    smuggled = "model%3Foption.pythonExecutable=%252Ftmp%252Fevil&option.model_id=x"
     for wrong in (
         tmp_path / "outside", models / "link", models / ".." / "outside", models, "/etc", "m.zip",
         "https://models.example/m.zip", "s3://bucket/m", f"x:1={models}/0a1b/model",
-        f"{models}/0a1b/model?engine=python",
+        f"{models}/0a1b/model?engine=python", f"file://{models}/0a1b/{smuggled}", f"{models}/0a1b/{smuggled}",
+        f"{models}/0a1b/a=b", f"{models}/0a1b/a#b",
     ):  # fmt: skip
         answer = load(endpoint, Path(wrong) if isinstance(wrong, Path) else wrong)  # type: ignore[arg-type]
         assert answer.status_code == 400, (wrong, answer.text)

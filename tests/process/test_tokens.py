@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -97,6 +99,41 @@ def test_without_a_token_nothing_but_inference_is_on_an_open_address(store: Path
             "/predictions/m", "/invocations", "/models/m/invoke",
         }  # fmt: skip
         assert found["DELETE", "/models/m"] == 404
+
+
+ODD_PATHS = (
+    "/%6dodels", "/%6Dodels/m", "/models%2Fm", "//models", "//models/m", "/models//m", "/models/m%2Ftraffic",
+    "/models/m%2Fexplain", "/server%2Fmetrics", "/%73erver/metrics", "/%6detrics", "/models/",
+    "/server/logging%2F", "/server/%6cogging", "/./models",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
+def test_paths_written_otherwise_are_nowhere(store: Path, http_server: str) -> None:
+    environ = {"SERVING_HTTP_SERVER": http_server, "FRAME_MANAGEMENT_TOKEN": MANAGEMENT}
+    with run_server(store, environ=environ) as server:
+        target = urlsplit(server.url)
+        for path in ODD_PATHS:
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+                for headers in ({}, bearer(MANAGEMENT)):
+                    connection = http.client.HTTPConnection(
+                        str(target.hostname), target.port, timeout=DEADLINE
+                    )
+                    connection.request(method, path, headers=headers)
+                    status = connection.getresponse().status
+                    connection.close()
+                    assert status in {401, 404, 405}, (method, path, headers)
+        assert httpx.get(f"{server.url}/models", timeout=DEADLINE).json()["models"][0]["modelName"] == "m"
+
+
+def test_a_page_cannot_write_a_path_otherwise(store: Path) -> None:
+    with run_server(store) as server:
+        target = urlsplit(server.url)
+        for path in ("/models?url=/tmp", "/%6dodels?url=/tmp", "/models%2F?url=/tmp"):
+            connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=DEADLINE)
+            connection.request("POST", path, headers={"origin": "https://evil.example"})
+            assert connection.getresponse().status in {403, 404}, path
+            connection.close()
 
 
 def test_a_management_address_that_is_open_carries_nothing_without_a_token(

@@ -60,14 +60,24 @@ def test_a_model_without_code_and_pickles_is_served(problems: Problems) -> None:
     assert problems() == []
 
 
+PICKLED = ("bin", "pt", "pth", "ckpt", "pkl", "PKL", "joblib", "jl", "cloudpkl")
 BREACHES = {
     "DISALLOW_REQUIREMENTS_TXT": [("requirements.txt", "numpy")],
     "DISALLOW_PICKLE_FILES": [
-        *((f"deep/er/w.{end}", "") for end in ("bin", "pt", "pth", "ckpt", "pkl", "PKL", "joblib")),
+        *(
+            (f"deep/er/w.{end}", "")
+            for end in ("bin", "pt", "pth", "ckpt", "pkl", "PKL", "joblib", "jl", "cloudpkl")
+        ),
     ],
-    "DISALLOW_TRUST_REMOTE_CODE": [("serving.properties", "option.trust_remote_code=True\n")],
+    "DISALLOW_TRUST_REMOTE_CODE": [
+        ("serving.properties", "option.trust_remote_code=True\n"),
+        ("serving.properties", "option.trust_remote_code=true \n"),
+    ],
     "DISALLOW_CUSTOM_INFERENCE_SCRIPTS": [
         ("model.py", ""),
+        ("m.py", ""),
+        ("code/inference.py", ""),
+        ("MAR-INF/MANIFEST.json", "{}"),
         ("serving.properties", "option.entryPoint=serve.py\n"),
         ("serving.properties", "option.entryPoint=my.package\n"),
     ],
@@ -96,9 +106,16 @@ def test_each_control_refuses_what_it_is_about_and_nothing_else(
     assert problems(ALL)
 
 
-def test_built_in_handlers_may_be_named(problems: Problems, model: Path) -> None:
+def test_files_that_are_pickles_may_not_be_vouched_for(problems: Problems, model: Path) -> None:
+    (model / "serving.properties").write_text("option.trust_insecure_model_files=true\n")
+    assert [text for text in problems("DISALLOW_PICKLE_FILES") if "DISALLOW_PICKLE_FILES" in text]
+
+
+def test_built_in_handlers_may_be_named_but_not_beside_code(problems: Problems, model: Path) -> None:
     (model / "serving.properties").write_text("option.entryPoint=djl_python.transformers\n")
     assert problems() == []
+    (model / "model.py").touch()
+    assert "model.py" in problems()[0]
 
 
 @pytest.mark.parametrize(

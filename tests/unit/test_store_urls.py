@@ -90,10 +90,19 @@ def test_urls_of_other_machines_have_a_scheme(location, scheme, name):
             local_path(location)
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated():
+@pytest.mark.parametrize(
+    "url", ["https://user:secret@h/m.zip", "https://secret@h/m.zip", "s3://a:secret@b/m"]
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(url):
     with pytest.raises(StoreError, match="would be logged") as caught:
-        parse_model_url("m=https://user:secret@h/m.zip")
+        parse_model_url(f"m={url}")
     assert "secret" not in str(caught.value)
+
+
+def test_a_url_that_is_none_is_named_and_a_revision_is_no_user():
+    with pytest.raises(StoreError, match="cannot be read"):
+        parse_model_url("http://[x@y/m.zip")
+    assert parse_model_url("hf://model@main").location == "hf://model@main"
 
 
 @pytest.mark.parametrize("location", ["/m/workflow.json", "file:/m/my-workflow.yml", "workflow.yaml"])

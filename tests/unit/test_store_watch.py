@@ -22,8 +22,8 @@ def mark(name: str, digest: str) -> Mark:
     return Mark(StartupEntry(parse_model_url(f"/store/{name}"), Source("default", "")), digest)
 
 
-def marks(**digests: str) -> dict[str, Mark]:
-    return {f"/store/{name}": mark(name, digest) for name, digest in digests.items()}
+def marks(**digests: str) -> Marks:
+    return {(name, None): mark(name, digest) for name, digest in digests.items()}
 
 
 class Noting(StoreWatch):
@@ -101,6 +101,40 @@ def test_what_cannot_be_taken_is_not_tried_until_it_changes() -> None:
     assert [item[2] for item in found] == ["wrong", "right"]
 
 
+def test_a_fault_while_looking_changes_nothing() -> None:
+    assert follow(marks(a="1"), RuntimeError("a fault"), marks(a="1")) == []
+
+
+def test_a_store_that_is_away_says_nothing_of_its_models(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "a").mkdir(parents=True)
+    (store / "a" / "x").touch()
+    assert set(look(store)) == {("a", None)}
+    store.rename(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is no folder"):
+        look(store)
+
+
+def test_names_that_are_no_text_are_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "a") + b"/caf\xe9")).touch()
+    (tmp_path / "a" / "link").symlink_to(os.fsdecode(b"/nowhere/caf\xe9"))
+    assert look(tmp_path) == look(tmp_path)
+
+
+def test_a_folder_that_becomes_an_archive_is_the_same_model(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").touch()
+    before = look(tmp_path)
+    (tmp_path / "a.zip").touch()
+    assert look(tmp_path) == before  # the first of the two counts
+    (tmp_path / "a" / "x").unlink()
+    (tmp_path / "a").rmdir()
+    after = look(tmp_path)
+    assert set(after) == set(before)
+    assert after != before
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -157,7 +191,7 @@ def test_a_model_may_be_a_link(tmp_path: Path) -> None:
     assert look(tmp_path / "store") not in (before, changed)
 
 
-def look(store: Path, models: Sequence[str] = ()) -> dict[str, Mark]:
+def look(store: Path, models: Sequence[str] = ()) -> Marks:
     config = load_server_config(None, {"model_store": str(store)}, {})
     assert store_watch.model_name("x") == "x"
     return read_marks(config, models, ())

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from frame.cli.arrivals import Arrivals
 from frame.cli.plans import PlannedModel, Planner
@@ -43,6 +44,7 @@ from frame.store.urls import ModelUrl, local_path, model_name, parse_model_url, 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
 _SOURCE = Source("rest", "POST /models")
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _Key = tuple[str, str | None]
 
 
@@ -70,9 +72,12 @@ class Registrar:
     only_below: Path | None = None
     _kept: dict[_Key, Registration] = field(default_factory=dict)
     _arrivals: Arrivals = field(init=False)
+    _saves: asyncio.Event = field(default_factory=asyncio.Event)
+    _unfinished: set[asyncio.Task[str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_arrivals", Arrivals(self.manager, self._plan))
+        self._saves.set()
 
     def close(self) -> None:
         """End downloads."""
@@ -94,9 +99,12 @@ class Registrar:
             raise BadRequestError("Parameter url: it does not match model_url_pattern.")
         if self.only_below is not None:
             wanted = below(wanted, self.only_below)
+        return await self._register(wanted, waits=waits)
+
+    async def _register(self, wanted: Registration, *, waits: bool) -> str:
         url = self._url(wanted)
         if not scheme_of(url.location):
-            return await self._add(await self._arrivals.plan(wanted), wanted, waits=waits)
+            return await self._finish(self._add_local(wanted, waits=waits))
         name = url.name or model_name(url.location)
         self.manager.expect(
             UnservedModel(
@@ -112,6 +120,16 @@ class Registrar:
                 raise
         self._keep_new(name, url.version, wanted)
         return name
+
+    async def _finish(self, work: Coroutine[Any, Any, str]) -> str:
+        """Do some work to its end, also when whoever waits for it goes away."""
+        task = asyncio.create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return await asyncio.shield(task)
+
+    async def _add_local(self, wanted: Registration, *, waits: bool) -> str:
+        return await self._add(await self._arrivals.plan(wanted), wanted, waits=waits)
 
     def _keep_new(self, name: str, version: str | None, wanted: Registration) -> None:
         self._kept[name, version] = replace(wanted, name=name, version=version)
@@ -130,6 +148,7 @@ class Registrar:
             if pool.status == "FAILED":
                 reason, lacks_room = pool.reason, self.manager.lacks_room(plan)
                 self._kept.pop((plan.name, plan.version), None)
+                self._save()
                 with suppress(ModelNotFoundError):  # it was unregistered meanwhile
                     await self.manager.remove(plan.name, plan.version, 0.0)
                 kind = OutOfMemoryError if lacks_room else LoadError
@@ -148,13 +167,15 @@ class Registrar:
         kept = read_snapshot(self.snapshot)
         for name, rules in kept.traffic.items():
             self.manager.traffic.set_rules(name, rules)
+        self._kept.update({(wanted.name or "", wanted.version): wanted for wanted in kept.models})
+        self._saves.clear()  # the file has all; it is not written with less before all were tried
         for wanted in kept.models:
-            self._kept[wanted.name or "", wanted.version] = wanted
             try:
-                await self.register(wanted, waits=False)
-            except FrameError as error:
+                await self._register(wanted, waits=False)
+            except Exception as error:  # noqa: BLE001  # one that cannot be brought back stops none of the others
                 facts = (wanted.name, wanted.url, error)
                 _log.error("model_not_restored model=%s url=%s reason=%s", *facts)
+        self._saves.set()
         self.manager.traffic.changed = self._save
 
     def _keep(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
@@ -165,7 +186,7 @@ class Registrar:
             self._save()
 
     def _save(self) -> None:
-        if self.snapshot is None:
+        if self.snapshot is None or not self._saves.is_set():
             return
         try:
             models = list(self._kept.values())
@@ -200,11 +221,11 @@ class Registrar:
         kept = [key for key in self._kept if key[0] == name and (version is None or key[1] == wanted)]
         if not versions and not forgot and not kept:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
-        await asyncio.gather(*(self.manager.remove(name, found, self.drain_timeout) for found in versions))
-        _log.info("model_unregistered model=%s version=%s", name, version)
         for key in kept:
             self._kept.pop(key, None)
-        self._save()
+        self._save()  # first: whoever asked may not wait for the end
+        await asyncio.gather(*(self.manager.remove(name, found, self.drain_timeout) for found in versions))
+        _log.info("model_unregistered model=%s version=%s", name, version)
 
     def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
         """Change settings of a model, of all its versions when none is named; all of them or none.
@@ -291,6 +312,8 @@ def below(wanted: Registration, folder: Path) -> Registration:
     path = Path(os.path.realpath(local_path(url.location)))
     if not path.is_relative_to(os.path.realpath(folder)) or path == Path(os.path.realpath(folder)):
         raise BadRequestError(f"Parameter url: with multi_model it must be a path below {folder}.")
+    if _PLAIN_PATH.fullmatch(str(path)) is None:  # it is read as a url again: other signs have a meaning
+        raise BadRequestError("Parameter url: with multi_model letters, digits, /, _, . and - are allowed.")
     return replace(wanted, url=str(path))
 
 

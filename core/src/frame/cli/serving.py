@@ -58,11 +58,12 @@ def serve_forever(settings: CommandSettings, *, log_level: str) -> int:
         _log.error(
             "plugin_broken name=%s distribution=%s reason=%s", plugin.name, plugin.distribution, plugin.reason
         )
-    marks = (
-        read_marks(settings.server, settings.models, settings.plugins.engines)
-        if _polls(settings.server)
-        else {}
-    )
+    marks: Marks = {}
+    if _polls(settings.server):
+        try:
+            marks = read_marks(settings.server, settings.models, settings.plugins.engines)
+        except OSError as error:
+            _log.warning("store_not_read reason=%s", error)
     catalog = build_catalog(
         settings.server,
         settings.models,

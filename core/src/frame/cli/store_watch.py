@@ -41,14 +41,25 @@ class Mark:
         return url.name or model_name(url.location), url.version
 
 
-Marks = Mapping[str, Mark]
-"""By the entry's text."""
+Marks = Mapping[tuple[str, str | None], Mark]
+"""By name and version; the first of several entries counts, as at the start."""
 
 
-def read_marks(config: ServerConfig, models: Sequence[str], engines: Sequence[EngineSpec]) -> dict[str, Mark]:
-    """Look at every model of the startup list; blocks on the disk."""
-    listed = list_startup(config, models, engines).entries
-    return {entry.url.text: Mark(entry, _digest(entry.url.location)) for entry in listed}
+def read_marks(config: ServerConfig, models: Sequence[str], engines: Sequence[EngineSpec]) -> Marks:
+    """Look at every model of the startup list; blocks on the disk.
+
+    Raises:
+        OSError: the store is not there, or cannot be read: that says nothing of its models.
+    """
+    store = config.model_store
+    listed = list_startup(config, models, engines)
+    if listed.problems or (store is not None and not os.path.isdir(store)):  # noqa: PTH112
+        raise OSError("; ".join(listed.problems) or f"{store} is no folder")
+    found: dict[tuple[str, str | None], Mark] = {}
+    for entry in listed.entries:
+        mark = Mark(entry, _digest(entry.url.location))
+        found.setdefault(mark.key, mark)
+    return found
 
 
 def _digest(path: str) -> str:
@@ -64,16 +75,16 @@ def _digest(path: str) -> str:
             facts = os.stat(current)  # noqa: PTH116  # a hundred thousand files: no Path for each
             is_link = os.path.islink(current)  # noqa: PTH114
             if is_link:
-                found.update(os.readlink(current).encode())  # noqa: PTH115
+                found.update(os.fsencode(os.readlink(current)))  # noqa: PTH115
             is_folder = not is_link and os.path.isdir(current)  # noqa: PTH112
             names = sorted(set(os.listdir(current)) - _MADE) if is_folder else []  # noqa: PTH208
         except OSError as error:  # it is being removed, or a link to nowhere
-            found.update(f"{current}\0{error.errno}\0".encode())
+            found.update(os.fsencode(f"{current}\0{error.errno}\0"))
             continue
         if names:
             pending += [f"{current}/{name}" for name in names]
         else:
-            found.update(f"{current}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}\0".encode())
+            found.update(os.fsencode(f"{current}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}\0"))
     return found.hexdigest()
 
 
@@ -103,35 +114,43 @@ class StoreWatch:
     drain_timeout: float
     announce: Callable[[ModelPlan], None]
     _last: Marks = field(default_factory=dict)
-    _own: set[tuple[str, str | None]] = field(default_factory=set)
+    _urls: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    """What was served of each model from here."""
 
     async def run(self) -> None:
         """Look at the store again and again."""
         loop = asyncio.get_running_loop()
         served = self._last = dict(self.marks)
-        self._own = {mark.key for mark in served.values()}
+        self._urls = {key: mark.entry.url.text for key, mark in served.items()}
         while True:
             await asyncio.sleep(self.interval)
             try:
                 now = await loop.run_in_executor(None, self.look)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  # fault line: a store in any state must not end the server
                 _log.warning("store_not_read reason=%s", error)
                 continue
-            stable = {text: mark for text, mark in now.items() if self._last.get(text) == mark}
-            changed = {text: mark for text, mark in stable.items() if served.get(text) != mark}
-            gone = {text: mark for text, mark in served.items() if text not in now and text not in self._last}
+            stable = {key: mark for key, mark in now.items() if self._last.get(key) == mark}
+            changed = {key: mark for key, mark in stable.items() if served.get(key) != mark}
+            gone = {key: mark for key, mark in served.items() if key not in now and key not in self._last}
             self._last = now
             await asyncio.gather(
                 *(self._guarded(self._take(mark), mark) for mark in changed.values()),
                 *(self._guarded(self._drop(mark), mark) for mark in gone.values()),
             )
-            served = {text: mark for text, mark in served.items() if text not in gone} | changed
+            served = {key: mark for key, mark in served.items() if key not in gone} | changed
 
     async def _guarded(self, change: Awaitable[None], mark: Mark) -> None:
         try:
             await change
         except FrameError as error:
             _log.error("model_refused model=%s %s", mark.key[0], error)
+        except Exception:  # noqa: BLE001  # fault line: one model's files must not end the server
+            _log.exception("model_refused model=%s", mark.key[0])
+
+    def _is_own(self, mark: Mark) -> bool:
+        """Tell whether what is served under a model's name came from here."""
+        name, version = mark.key
+        return self.manager.find(name, text_of(version)).plan.url == self._urls.get(mark.key)
 
     async def _take(self, mark: Mark) -> None:
         """Serve a model, or serve it anew."""
@@ -140,9 +159,9 @@ class StoreWatch:
         plan = planned.plan
         name, version = mark.key
         is_there = bool(self.manager.versions(name, text_of(version)))
-        if is_there and mark.key not in self._own:
+        if is_there and not self._is_own(mark):
             raise ModelExistsError("Somebody has registered a model of that name.")
-        self._own.add(mark.key)
+        self._urls[mark.key] = mark.entry.url.text
         if plan is None:
             self._refuse(planned.entry, is_there=is_there)
             return
@@ -171,12 +190,13 @@ class StoreWatch:
             )
 
     async def _drop(self, mark: Mark) -> None:
-        if mark.key not in self._own:
-            return
-        self._own.discard(mark.key)
         name, version = mark.key
+        is_there = bool(self.manager.versions(name, text_of(version)))
+        if is_there and not self._is_own(mark):
+            return
+        self._urls.pop(mark.key, None)
         self.manager.forget_unserved(name, text_of(version))
-        if self.manager.versions(name, text_of(version)):
+        if is_there:
             await self.manager.remove(name, version, self.drain_timeout)
         _log.info("model_removed model=%s version=%s", name, version)
 

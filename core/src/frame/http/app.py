@@ -7,7 +7,7 @@ from frame.http.answers import JSON_TYPE, common_headers, error_body, request_id
 from frame.http.dataplane import DataPlane
 from frame.http.guard import Guard, Refusal
 from frame.http.invocation import Headers
-from frame.http.routes import Found, Resolved, RouteTable
+from frame.http.routes import Found, NoSuchPath, Resolved, RouteTable
 from frame.http.servers import AsgiApp, Message, Receive, Scope, Send
 
 _MAX_CACHED = 1024
@@ -15,6 +15,7 @@ _MAX_CACHED = 1024
 _MAX_CACHED_PATH_BYTES = 256
 _TOKEN = b"authorization"
 """Header that is ours where models need a token; their handlers do not see it."""
+_NOWHERE = "/-/nowhere"
 _EMPTY_OBJECT = b"{}\n"  # DJL Serving's whole answer to OPTIONS of a prediction path
 
 
@@ -59,7 +60,7 @@ class FrameApp:
         ):
             await _send_refusal(scope, send, refused)
         elif not is_data:
-            await self._control_plane(scope, receive, send)
+            await self._control_plane(_as_resolved(scope, key[1], found), receive, send)
         else:
             if self._guard.guards_inference:
                 scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != _TOKEN]}
@@ -85,6 +86,24 @@ class FrameApp:
         headers += [JSON_TYPE, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _as_resolved(scope: Scope, raw_path: bytes, found: Resolved) -> Scope:
+    """Return the scope with a path that the control plane cannot read otherwise than the table did.
+
+    The table reads paths still encoded, the control plane decoded: `/%6dodels` is nowhere here and must be so
+    there, since it was as such that it was let pass.
+    """
+    expected = raw_path.partition(b"?")[0].decode("latin-1")
+    is_plain = not isinstance(found, NoSuchPath)
+    if isinstance(found, Found):
+        expected = found.endpoint.path
+        for name, value in found.parameters.items():
+            is_plain = is_plain and "/" not in value
+            expected = expected.replace(f"{{{name}}}", value)
+    if is_plain and scope["path"] == expected:
+        return scope
+    return {**scope, "path": _NOWHERE, "raw_path": _NOWHERE.encode()}
 
 
 async def _send_refusal(scope: Scope, send: Send, refused: Refusal) -> None:

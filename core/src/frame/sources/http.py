@@ -16,6 +16,7 @@ from frame.sources.connections import open_pool
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_REDIRECTS = 5
 _RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
+_BEGIN = re.compile(r"bytes (\d+)-")
 _NO_SUCH = {400, 401, 403, 404, 405, 410, 451}
 _FAILURES = (
     httpcore.NetworkError,
@@ -69,6 +70,9 @@ class HttpFiles:
                 raise SourceChangedError(url)
             if version and _version(_headers(response)) != version:
                 raise SourceChangedError(url)
+            begins = _BEGIN.match(_headers(response).get("content-range", ""))
+            if response.status == 206 and (begins is None or int(begins[1]) != offset):  # noqa: PLR2004
+                raise OSError(f"{_shown(url)}: another range came than was asked for")
             skip = offset if response.status == 200 else 0  # noqa: PLR2004  # ranges are not known there
             for chunk in _chunks(response):
                 if skip < len(chunk):
@@ -79,10 +83,12 @@ class HttpFiles:
     def _get(self, url: str, headers: Mapping[str, str]) -> Iterator[httpcore.Response]:
         """Follow redirects to an answer that has a body."""
         asked = urlsplit(url)
-        for _ in range(_MOST_REDIRECTS):
+        was_secure = False
+        for _ in range(_MOST_REDIRECTS + 1):
             target = urlsplit(url)
-            if target.scheme not in {"http", "https"} or (asked.scheme, target.scheme) == ("https", "http"):
+            if target.scheme not in {"http", "https"} or (was_secure and target.scheme == "http"):
                 raise SourceError(f"{_shown(url)}: redirected to what is not https")
+            was_secure = target.scheme == "https"
             own = self._headers if target.netloc == asked.netloc else {}
             with _failures_as_os_errors(), self._send(url, {**own, **headers}) as response:
                 if response.status not in _REDIRECTS:

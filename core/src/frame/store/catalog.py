@@ -183,7 +183,8 @@ class ModelReader:
             return checked
         config = _with_estimate(checked.config, files) if self.server.multi_model else checked.config
         secure = read_secure_mode(self.environ)
-        if secure is not None and (refused := secure.find(config, found.spec, self.cache.parent)):
+        caches = (self.cache.parent, self.fetcher.cache)
+        if secure is not None and (refused := secure.find(config, found.spec, caches)):
             return CheckedModel(None, refused)
         missing = _missing_modules(found.spec, config)
         return CheckedModel(None, missing) if missing else CheckedModel(config, ())

@@ -36,6 +36,10 @@ _REPORT_SECONDS = 0.5
 _PARTIAL = ".partial-"
 
 
+class DiskFullError(SourceError):
+    """There is no room for the model."""
+
+
 def download(remote: RemoteModel, url: str, cache: Path, report: Report, checksum: str = "") -> Path:
     """Return the folder with the files of a model, downloading what is not in the cache yet.
 
@@ -63,6 +67,9 @@ def download(remote: RemoteModel, url: str, cache: Path, report: Report, checksu
             except SourceChangedError:
                 shutil.rmtree(partial, ignore_errors=True)
                 continue
+            except DiskFullError:
+                shutil.rmtree(partial, ignore_errors=True)  # others need the room
+                raise
             partial.rename(target)
             return target
     raise SourceError(f"it changed {_MOST_CHANGES} times while it was downloaded")
@@ -182,11 +189,11 @@ class _Download:
                 for chunk in chunks:
                     self._write(sink.write, chunk)
                     offset += len(chunk)
+                    if file.size_bytes is not None and offset > file.size_bytes:
+                        raise SourceChangedError(file.path)
                     self._progressed(offset)
                 self._write(lambda _: sink.flush(), b"")
                 os.fsync(sink.fileno())
-        if file.size_bytes is not None and offset > file.size_bytes:
-            raise SourceChangedError(file.path)
         if file.size_bytes is not None and offset < file.size_bytes:
             raise OSError(f"{file.path}: the connection ended after {offset} of {file.size_bytes} bytes")
         for name, expected in file.checksums.items():
@@ -200,21 +207,21 @@ class _Download:
         try:
             write(chunk)
         except OSError as error:  # the disk, not the connection: trying again does not help
-            raise SourceError(f"{self._folder.parent}: cannot be written: {error.strerror}") from error
+            message = f"{self._folder.parent}: cannot be written: {error.strerror}"
+            raise (DiskFullError if error.errno == errno.ENOSPC else SourceError)(message) from error
 
     def _progressed(self, offset: int) -> None:
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
             self._report(self._done + offset, self._total)
-            if self._total is None:
-                self._check_room(0)
+            self._check_room(0)
 
     def _check_room(self, wanted: int) -> None:
         free = shutil.disk_usage(self._folder).free
         if free < wanted + _SPARE_BYTES:
             disk = f"{free >> 20} MiB are free on the disk"
-            raise SourceError(f"{self._folder.parent}: {wanted >> 20} MiB are to come and {disk}")
+            raise DiskFullError(f"{self._folder.parent}: {wanted >> 20} MiB are to come and {disk}")
 
 
 def _iterate(remote: RemoteModel, file: RemoteFile, offset: int) -> Generator[bytes]:

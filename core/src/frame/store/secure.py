@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,15 @@ CONTROLS = frozenset(
 )
 PYTHON_EXECUTABLES = frozenset({"/usr/bin/python3", "/opt/djl/vllm_venv/bin/python"})
 """Interpreters that a model may choose, DJL Serving's list."""
-_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|joblib|dill)", re.IGNORECASE)
+_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|joblib|jl|cloudpkl|dill)", re.IGNORECASE)
 _TEMPLATE_FILES = frozenset({"chat_template.jinja", "chat_template.json"})
 _BUILT_IN = "djl_python."
+_TRUSTING = {
+    "trust_remote_code": "DISALLOW_TRUST_REMOTE_CODE",
+    "trust_insecure_model_files": "DISALLOW_PICKLE_FILES",
+}
+_SCRIPTS = ("model.py", "inference.py", "code/inference.py", "MAR-INF")
+"""What handlers import beside a named entry point, too."""
 _NEVER = frozenset({"option.env"})
 """Options that would set what workers run with."""
 
@@ -43,21 +49,23 @@ class SecureMode:
         controls: of `CONTROLS`.
         channels: folders that models come from which are not trusted.
         problems: what is wrong with the variables; nothing is served then.
+        entry_point: of models that name none (`DJL_ENTRY_POINT`).
     """
 
     controls: frozenset[str]
     channels: tuple[Path, ...]
     problems: tuple[str, ...] = ()
+    entry_point: str | None = None
 
-    def find(self, config: ModelConfig, spec: EngineSpec, cache: Path) -> tuple[str, ...]:
+    def find(self, config: ModelConfig, spec: EngineSpec, caches: Sequence[Path]) -> tuple[str, ...]:
         """Return why a model is not allowed; blocks on the disk.
 
         Args:
-            cache: what lies below it was extracted or downloaded, and is looked at as channels are.
+            caches: what lies below them was extracted or downloaded, and is looked at as channels are.
         """
         if self.problems:
             return self.problems
-        found = [*self._options(config, spec), *self._scripts(config), *self._files(config, cache)]
+        found = [*self._options(config, spec), *self._scripts(config), *self._files(config, caches)]
         return tuple(f"{text} (SAGEMAKER_SECURE_MODE)" for text in found)
 
     def _options(self, config: ModelConfig, spec: EngineSpec) -> Iterator[str]:
@@ -75,9 +83,10 @@ class SecureMode:
         if executable is not None and executable not in PYTHON_EXECUTABLES:
             allowed = ", ".join(sorted(PYTHON_EXECUTABLES))
             yield f"option.pythonExecutable={executable}: expected one of {allowed}"
-        trusts = config.properties.get("trust_remote_code", "false").lower() == "true"
-        if trusts and "DISALLOW_TRUST_REMOTE_CODE" in self.controls:
-            yield "option.trust_remote_code=true: DISALLOW_TRUST_REMOTE_CODE"
+        for key, control in _TRUSTING.items():
+            is_off = config.properties.get(key, "false").strip().lower() in {"false", ""}
+            if control in self.controls and not is_off:
+                yield f"option.{key}: {control}"
 
     def _scripts(self, config: ModelConfig) -> Iterator[str]:
         folder = Path(config.path)
@@ -85,15 +94,17 @@ class SecureMode:
             yield "requirements.txt: DISALLOW_REQUIREMENTS_TXT"
         if "DISALLOW_CUSTOM_INFERENCE_SCRIPTS" not in self.controls:
             return
-        entry_point = config.properties.get("entryPoint")
+        entry_point = config.properties.get("entryPoint") or self.entry_point
         if entry_point is not None and not entry_point.startswith(_BUILT_IN):
             yield f"option.entryPoint={entry_point}: DISALLOW_CUSTOM_INFERENCE_SCRIPTS"
         named = config.model_file or ""
-        script = named if named.endswith(".py") else "model.py"
-        if entry_point is None and (folder / script).exists():
-            yield f"{script}: DISALLOW_CUSTOM_INFERENCE_SCRIPTS"
+        own = (f"{folder.name}.py", f"{config.name}.py", *((named,) if named.endswith(".py") else ()))
+        scripts = dict.fromkeys((*_SCRIPTS, *own))
+        yield from (
+            f"{script}: DISALLOW_CUSTOM_INFERENCE_SCRIPTS" for script in scripts if (folder / script).exists()
+        )
 
-    def _files(self, config: ModelConfig, cache: Path) -> Iterator[str]:
+    def _files(self, config: ModelConfig, caches: Sequence[Path]) -> Iterator[str]:
         if not self.controls & {"DISALLOW_PICKLE_FILES", "DISALLOW_CHAT_TEMPLATE"}:
             return
         own = [Path(config.path)]
@@ -101,7 +112,7 @@ class SecureMode:
         if weights is not None:
             own.append(Path(config.path, weights))
         if self.channels:
-            own = [folder for folder in own if folder.is_relative_to(cache)]
+            own = [folder for folder in own if _is_below(folder, caches)]
         for folder in dict.fromkeys((*self.channels, *own)):
             if not folder.is_dir():
                 yield f"{folder}: is no folder, so that its files cannot be looked at"
@@ -114,6 +125,11 @@ class SecureMode:
         if "DISALLOW_CHAT_TEMPLATE" in self.controls and _has_template(path):
             return f"{path}: has a chat template, DISALLOW_CHAT_TEMPLATE"
         return ""
+
+
+def _is_below(folder: Path, places: Sequence[Path]) -> bool:
+    real = Path(os.path.realpath(folder))
+    return any(real.is_relative_to(os.path.realpath(place)) for place in places)
 
 
 def _has_template(path: Path) -> bool:
@@ -142,7 +158,7 @@ def read_secure_mode(environ: Mapping[str, str]) -> SecureMode | None:
         for name in sorted(controls - CONTROLS)
     ]
     channels = tuple(Path(item) for item in _split(environ.get("SAGEMAKER_UNTRUSTED_CHANNELS", "")))
-    return SecureMode(controls, channels, tuple(problems))
+    return SecureMode(controls, channels, tuple(problems), environ.get("DJL_ENTRY_POINT") or None)
 
 
 def _split(text: str) -> list[str]:

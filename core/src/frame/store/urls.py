@@ -60,7 +60,7 @@ def parse_model_url(text: str) -> ModelUrl:
     if version == _UNVERSIONED:
         raise StoreError(f"{text}: {version} is what a model without a version is called; leave it out")
     location, _, query = url.partition("?")
-    if "@" in location and urlsplit(location).password is not None:
+    if _has_credentials(location):
         raise StoreError("a url has a user and a password; it would be logged, so give them another way")
     if not location:
         message = f"{text}: no path or URL; write NAME=PATH"
@@ -74,6 +74,17 @@ def parse_model_url(text: str) -> ModelUrl:
         location=location,
         arguments=MappingProxyType(dict(parse_qsl(query, keep_blank_values=True))),
     )
+
+
+def _has_credentials(location: str) -> bool:
+    """Tell whether a url has a user part; the `@` of a hub's repository is before a revision."""
+    if "@" not in location or not scheme_of(location):
+        return False
+    try:
+        parts = urlsplit(location)
+    except ValueError as error:
+        raise StoreError(f"a url cannot be read: {error}") from error
+    return parts.password is not None or (parts.username is not None and parts.scheme in {"http", "https"})
 
 
 def split_model_list(text: str) -> list[str]:
