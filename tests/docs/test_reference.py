@@ -52,7 +52,10 @@ def test_every_route_of_the_server_is_compatible_or_says_so() -> None:
     missing = [
         point.path
         for point in CONTROL_PLANE
-        if not any(name.endswith(point.path.replace("{model}", "{name}")) for name in names)
+        if not any(
+            name.endswith(point.path.replace("{model}", "{name}").replace("{workflow}", "{name}"))
+            for name in names
+        )
     ]
     assert missing == []
 

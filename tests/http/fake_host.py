@@ -15,6 +15,7 @@ from frame.http.host import (
     WorkerGroupView,
     WorkerState,
     WorkerView,
+    WorkflowView,
 )
 
 
@@ -23,12 +24,16 @@ class FakeHost:
     """Implements `frame.http.host.ModelHost`."""
 
     views: tuple[ModelView, ...] = ()
+    flows: tuple[WorkflowView, ...] = ()
     is_draining: bool = False
     explained: tuple[ExplainedModel, ...] = ()
     traffic: TrafficView = field(default_factory=TrafficView)
 
     def models(self) -> Sequence[ModelView]:
         return self.views
+
+    def workflows(self) -> Sequence[WorkflowView]:
+        return self.flows
 
     def describe_traffic(self, name: str) -> TrafficView:
         if name not in {view.name for view in self.views}:

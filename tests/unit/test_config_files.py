@@ -47,7 +47,7 @@ def test_other_encoding_is_refused_with_its_line(tmp_path):
 def test_huge_file_is_refused(tmp_path):
     file = tmp_path / "f"
     file.write_bytes(b"#" * (2**20 + 1))
-    with pytest.raises(ConfigError, match="this is no properties file"):
+    with pytest.raises(ConfigError, match="this is no file of settings"):
         read_properties(file, "f")
 
 

@@ -293,7 +293,6 @@ def test_relative_path_is_looked_up_here_and_bare_name_in_the_store(store, build
     ("model", "problem"),
     [
         ("x=s3://bucket/m", "no source has the scheme s3:"),
-        ("x=/m/workflow.json", "workflows are not supported yet"),
         ("x=/nowhere/m", "there is no such file or folder"),
     ],
 )

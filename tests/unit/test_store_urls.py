@@ -105,12 +105,6 @@ def test_a_url_that_is_none_is_named_and_a_revision_is_no_user():
     assert parse_model_url("hf://model@main").location == "hf://model@main"
 
 
-@pytest.mark.parametrize("location", ["/m/workflow.json", "file:/m/my-workflow.yml", "workflow.yaml"])
-def test_workflows_are_refused(location):
-    with pytest.raises(StoreError, match="workflows are not supported yet"):
-        local_path(location)
-
-
 @pytest.mark.parametrize(
     ("path", "stem", "name"),
     [

@@ -8,14 +8,23 @@ from frame.contract.protocols import Protocol, Route
 from frame.contract.sources import ModelSource
 from frame.hookspecs import hookimpl
 from frame.worker.echo import EchoOptions
+from frame.worker.functions import FunctionsOptions
 
 VERSION = __version__
 
 
 @hookimpl
 def frame_engines() -> list[EngineSpec]:
-    """Yield the engine `echo`, which must be named: it claims no folder."""
-    return [EngineSpec(name="echo", api=(1, 1), target="frame.worker.echo:EchoEngine", options=EchoOptions)]
+    """Yield `echo`, which must be named, and `functions`, which workflows name: they claim no folder."""
+    return [
+        EngineSpec(name="echo", api=(1, 1), target="frame.worker.echo:EchoEngine", options=EchoOptions),
+        EngineSpec(
+            name="functions",
+            api=(1, 1),
+            target="frame.worker.functions:FunctionsEngine",
+            options=FunctionsOptions,
+        ),
+    ]
 
 
 @hookimpl

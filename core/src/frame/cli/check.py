@@ -13,7 +13,7 @@ from frame.config.settings import ModelConfig, ServerConfig, WorkerLimits, worke
 from frame.config.view import ShownSetting, shown_model_settings, shown_server_settings
 from frame.pool.cgroups import usable_cores
 from frame.pool.plan import ModelPlan
-from frame.store.catalog import Catalog, CatalogEntry, build_catalog
+from frame.store.catalog import Catalog, CatalogEntry, all_entries, build_catalog
 
 Label = tuple[str, str | None]
 """A model's name and version."""
@@ -35,7 +35,7 @@ def check_models(settings: CommandSettings, *, as_json: bool) -> tuple[Catalog, 
     catalog = with_entries(catalog, planned)
     plans = {
         (model.entry.name, model.entry.version): model.plan
-        for model in planned
+        for model in (*planned, *(item for model in planned for item in model.members.values()))
         if model.plan is not None and model.plan.group.engine.fills_devices
     }
     return catalog, render_check(catalog, settings.server, as_json=as_json, plans=plans)
@@ -65,13 +65,13 @@ def render_check(
     plans = plans or {}
     workers = {
         id(entry): _workers(entry.config, cores, omp_num_threads)
-        for entry in catalog.entries
+        for entry in all_entries(catalog)
         if entry.config is not None
     }
     if as_json:
         models = [
             _entry_json(entry, workers.get(id(entry), {}), plans.get((entry.name, entry.version)))
-            for entry in catalog.entries
+            for entry in all_entries(catalog)
         ]
         report = {
             "models": models,
@@ -83,7 +83,7 @@ def render_check(
     lines = [f"server at {server_config.inference_address} ({server_config.http_server})"]
     lines += _changed_settings(shown_server_settings(server_config))
     lines += _marked((*server_config.warnings, *catalog.warnings), catalog.problems)
-    for entry in catalog.entries:
+    for entry in all_entries(catalog):
         plan = plans.get((entry.name, entry.version))
         lines += ["", *_entry_text(entry, workers.get(id(entry), {}), plan)]
     lines += ["", _summary(catalog)]
@@ -100,6 +100,10 @@ def _workers(config: ModelConfig, cores: int, omp_num_threads: int) -> dict[str,
 def _entry_text(entry: CatalogEntry, workers: dict[str, WorkerLimits], plan: ModelPlan | None) -> list[str]:
     name = f"{entry.name}:{entry.version}" if entry.version else entry.name
     config = entry.config
+    if entry.workflow is not None and not entry.problems:
+        calls = ", ".join(sorted({call.target for call in entry.workflow.graph.calls()}))
+        lines = [f"{name}  workflow of {calls}", f"  from     {entry.url}"]
+        return [*lines, *_marked(entry.workflow.warnings, ())]
     if config is None:
         return [f"{name}  REFUSED  {entry.url}", *_marked((), entry.problems)]
     return [
@@ -135,8 +139,8 @@ def _marked(warnings: Iterable[str], problems: Iterable[str]) -> list[str]:
 
 
 def _summary(catalog: Catalog) -> str:
-    served = sum(1 for entry in catalog.entries if entry.config is not None)
-    refused = len(catalog.entries) - served + len(catalog.problems)
+    refused = sum(1 for entry in catalog.entries if entry.problems) + len(catalog.problems)
+    served = len(catalog.entries) + len(catalog.problems) - refused
     return f"{served} of {served + refused} models would be served"
 
 
@@ -153,6 +157,7 @@ def _entry_json(
         "reason": entry.reason,
         "model_file": config.model_file if config else None,
         "path": config.path if config else None,
+        "workflow": entry.workflow is not None,
         "workers": {kind: {"min": limits.minimum, "max": limits.maximum} for kind, limits in workers.items()},
         "settings": _settings_json(shown_model_settings(config)) if config else {},
         "warnings": config.warnings if config else (),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from frame.config.workflows import WorkflowFile
 from frame.contract.engines import EngineSpec, Preflight, nothing_to_check, one_rank
 from frame.errors import FrameError
 from frame.pool.devices import place
 from frame.pool.plan import ModelPlan, make_plan
+from frame.pool.workflow_plan import WorkflowPlan, limits_of
 from frame.store.catalog import Catalog, CatalogEntry
 
 _log = logging.getLogger(__name__)
@@ -18,10 +20,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
-    """An entry of the catalog with its plan; None when it is refused, or not planned."""
+    """An entry of the catalog with its plan; None when it is refused, not planned, or a workflow.
+
+    Attributes:
+        workflow: the plan of a workflow.
+        members: its models, by the names that it gives them.
+    """
 
     entry: CatalogEntry
     plan: ModelPlan | None
+    workflow: WorkflowPlan | None = None
+    members: Mapping[str, PlannedModel] = field(default_factory=dict)
+
+    @property
+    def member_plans(self) -> dict[str, ModelPlan]:
+        """The plans of a workflow's models, by the names that it gives them."""
+        return {name: item.plan for name, item in self.members.items() if item.plan is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +54,16 @@ class Planner:
         self, catalog: Catalog, wanted: Callable[[EngineSpec], bool] = lambda _: True
     ) -> tuple[PlannedModel, ...]:
         """Plan every served entry whose engine is `wanted`; a problem refuses its entry."""
-        return tuple(
-            self.plan_entry(entry)
-            if entry.config is not None and wanted(self.engines[entry.config.engine])
-            else PlannedModel(entry=entry, plan=None)
-            for entry in catalog.entries
-        )
+        return tuple(self.plan_entry(entry, wanted) for entry in catalog.entries)
 
-    def plan_entry(self, entry: CatalogEntry) -> PlannedModel:
+    def plan_entry(
+        self, entry: CatalogEntry, wanted: Callable[[EngineSpec], bool] = lambda _: True
+    ) -> PlannedModel:
         """Plan one entry; one that is refused stays as it is."""
+        if entry.workflow is not None:
+            return self._plan_workflow(entry, entry.workflow, wanted)
         config = entry.config
-        if config is None:
+        if config is None or not wanted(self.engines[config.engine]):
             return PlannedModel(entry=entry, plan=None)
         engine = self.engines[config.engine]
         try:
@@ -67,6 +80,37 @@ class Planner:
             return _refused(entry, (str(error),))
         problems = find_problems(engine, plan, self.environ)
         return _refused(entry, problems) if problems else PlannedModel(entry=entry, plan=plan)
+
+    def _plan_workflow(
+        self, entry: CatalogEntry, file: WorkflowFile, wanted: Callable[[EngineSpec], bool]
+    ) -> PlannedModel:
+        """Plan a workflow's models, and itself when none of them is refused."""
+        planned = {name: self.plan_entry(member, wanted) for name, member in entry.members.items()}
+        members = {name: _passing_on(item) for name, item in planned.items()}
+        problems = [f"{item.entry.name}: {text}" for item in members.values() for text in item.entry.problems]
+        shown = replace(
+            entry,
+            problems=tuple(problems) or entry.problems,
+            members={name: item.entry for name, item in members.items()},
+        )
+        if shown.problems or any(item.plan is None for item in members.values()):
+            return PlannedModel(entry=shown, plan=None, members=members)
+        configs = [item.plan.config for item in members.values() if item.plan is not None]
+        workflow = WorkflowPlan(
+            name=entry.name,
+            version=entry.version,
+            url=entry.url,
+            graph=file.graph,
+            config=limits_of(configs, len(list(file.graph.calls()))),
+        )
+        return PlannedModel(entry=shown, plan=None, workflow=workflow, members=members)
+
+
+def _passing_on(item: PlannedModel) -> PlannedModel:
+    """Return a model whose answers go to other models."""
+    if item.plan is None:
+        return item
+    return replace(item, plan=replace(item.plan, group=replace(item.plan.group, passes_answers_on=True)))
 
 
 def find_problems(engine: EngineSpec, plan: ModelPlan, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from frame.errors import (
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.traffic import rules_text
 from frame.policy.traffic import TrafficRules
-from frame.pool.manager import WorkloadManager
+from frame.pool.manager import MEMBER, WorkloadManager
 from frame.pool.model import ModelPool
 from frame.pool.plan import ModelPlan, with_config, with_workers
 from frame.pool.traffic import text_of
@@ -136,6 +136,8 @@ class Registrar:
         self._save()
 
     async def _add(self, planned: PlannedModel, wanted: Registration, *, waits: bool) -> str:
+        if planned.entry.workflow is not None:
+            return await self._add_workflow(planned, wanted, waits=waits)
         if planned.plan is None:
             raise ConfigError("; ".join(planned.entry.problems))
         plan = replace(planned.plan, loaded_at_startup=False)
@@ -153,6 +155,36 @@ class Registrar:
                     await self.manager.remove(plan.name, plan.version, 0.0)
                 kind = OutOfMemoryError if lacks_room else LoadError
                 raise kind(f"Model {plan.name} did not load: {reason}")
+        self._save()
+        return plan.name
+
+    async def _add_workflow(self, planned: PlannedModel, wanted: Registration, *, waits: bool) -> str:
+        if wanted.settings or self.only_below is not None:
+            why = "multi_model serves none" if self.only_below is not None else "its file has the settings"
+            raise BadRequestError(f"Parameter url: it is a workflow: {why}.")
+        plan = planned.workflow
+        if plan is None:
+            raise ConfigError("; ".join(planned.entry.problems))
+        members = {
+            name: replace(item, loaded_at_startup=False) for name, item in planned.member_plans.items()
+        }
+        pool = self.manager.flows.add(plan, members)
+        for member in members.values():
+            self.announce(member)
+        _log.info("workflow_registered workflow=%s version=%s url=%s", plan.name, plan.version, plan.url)
+        key = plan.name, plan.version
+        self._kept[key] = replace(wanted, name=plan.name, version=plan.version)
+        if waits:
+            failed = await pool.settled()
+            if failed:
+                self._kept.pop(key, None)
+                self._save()
+                with suppress(ModelNotFoundError):  # it was unregistered meanwhile
+                    await self.manager.flows.remove(*key, 0.0)
+                lacks_room = any(self.manager.lacks_room(members[name]) for name in failed)
+                why = "; ".join(f"{plan.name}:{name}: {reason}" for name, reason in failed.items())
+                kind = OutOfMemoryError if lacks_room else LoadError
+                raise kind(f"Workflow {plan.name} did not load: {why}")
         self._save()
         return plan.name
 
@@ -214,17 +246,24 @@ class Registrar:
         Raises:
             ModelNotFoundError: there is none.
         """
+        if MEMBER in name and self.manager.versions(name, version):
+            workflow = name.partition(MEMBER)[0]
+            raise BadRequestError(f"{name} is a model of the workflow {workflow}: unregister that.")
         self._arrivals.stop(name, version)
+        flows = [pool.plan.version for pool in self.manager.flows.versions(name, version)]
         versions = self.manager.versions(name, version)
         forgot = self.manager.forget_unserved(name, version)
         wanted = None if version == "default" else version
         kept = [key for key in self._kept if key[0] == name and (version is None or key[1] == wanted)]
-        if not versions and not forgot and not kept:
+        if not (versions or flows or forgot or kept):
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         for key in kept:
             self._kept.pop(key, None)
         self._save()  # first: whoever asked may not wait for the end
-        await asyncio.gather(*(self.manager.remove(name, found, self.drain_timeout) for found in versions))
+        await asyncio.gather(
+            *(self.manager.remove(name, found, self.drain_timeout) for found in versions),
+            *(self.manager.flows.remove(name, found, self.drain_timeout) for found in flows),
+        )
         _log.info("model_unregistered model=%s version=%s", name, version)
 
     def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
@@ -272,7 +311,11 @@ class Registrar:
             ModelNotReadyError: it is not up, or not as many came up in time.
             BadRequestError: the numbers, or the device, are not possible.
         """
-        pools = [self.manager.find(name, found) for found in self._existing(name, version)]
+        if name in self.manager.flows:
+            found = self.manager.flows.versions(name, version)
+            pools = [member for pool in found for member in pool.members.values()]
+        else:
+            pools = [self.manager.find(name, found) for found in self._existing(name, version)]
         plans = [with_workers(pool.plan, change.minimum, change.maximum, change.device) for pool in pools]
         for pool in pools:
             pool.check_ready()
@@ -281,7 +324,7 @@ class Registrar:
             numbers = {"minWorkers": change.minimum, "maxWorkers": change.maximum}
             if change.device is None:
                 given = {key: str(value) for key, value in numbers.items() if value is not None}
-                self._keep(name, plan.version, given)
+                self._keep(plan.name, plan.version, given)
         if waits:
             await asyncio.gather(*(_wait_scaled(pool) for pool in pools))
         return [
@@ -289,6 +332,8 @@ class Registrar:
         ]
 
     def _existing(self, name: str, version: str | None) -> Sequence[str | None]:
+        if name in self.manager.flows:
+            raise BadRequestError(f"{name} is a workflow: name one of its models, {name}{MEMBER}MODEL.")
         self.manager.require(name, version)
         found = self.manager.versions(name, version)
         if not found:

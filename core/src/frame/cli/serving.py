@@ -35,7 +35,7 @@ from frame.pool.manager import WorkloadManager
 from frame.pool.memory import read_memory
 from frame.pool.plan import ModelPlan
 from frame.pool.unserved import UnservedModel
-from frame.store.catalog import Catalog, build_catalog, model_reader, models_cache
+from frame.store.catalog import Catalog, build_catalog, model_reader, models_cache, warnings_of
 
 _log = logging.getLogger("frame")
 _FAILED_START = 1
@@ -99,7 +99,7 @@ def _report(server: ServerConfig, catalog: Catalog) -> None:
     for text in catalog.problems:
         _log.error("model_refused %s", text)
     for entry in catalog.entries:
-        for text in entry.config.warnings if entry.config else ():
+        for text in warnings_of(entry):
             _log.warning("model=%s %s", entry.name, text)
         for text in entry.problems:
             _log.error("model_refused model=%s %s", entry.name, text)
@@ -267,6 +267,8 @@ class _Server:
         plans: list[ModelPlan] = []
         broken: list[UnservedModel] = []
         for model in self._planned:
+            if model.workflow is not None:
+                continue
             if model.plan is not None:
                 _report_groups(model.plan)
                 plans.append(model.plan)
@@ -276,7 +278,7 @@ class _Server:
             reason = without_places("; ".join(entry.problems))
             broken.append(UnservedModel(name=entry.name, version=entry.version, url=entry.url, reason=reason))
         cache = models_cache(self._config, self._settings.environ).parent
-        return WorkloadManager(
+        manager = WorkloadManager(
             plans,
             broken,
             ByteBudget(self._config.max_queued_bytes),
@@ -284,3 +286,9 @@ class _Server:
             cpu_threads=_cpu_threads(self._config),
             read=partial(read_memory, visible=visible_gpus(self._settings.environ)),
         )
+        for model in self._planned:
+            if model.workflow is not None:
+                for plan in model.member_plans.values():
+                    _report_groups(plan)
+                manager.flows.add(model.workflow, model.member_plans)
+        return manager

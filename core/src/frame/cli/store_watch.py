@@ -18,6 +18,7 @@ from frame.pool.manager import WorkloadManager
 from frame.pool.plan import ModelPlan
 from frame.pool.traffic import text_of
 from frame.pool.unserved import UnservedModel
+from frame.pool.workflow import WorkflowPool
 from frame.store.catalog import CatalogEntry, ModelReader
 from frame.store.startup import StartupEntry, list_startup
 from frame.store.urls import model_name
@@ -156,6 +157,9 @@ class StoreWatch:
         """Serve a model, or serve it anew."""
         loop = asyncio.get_running_loop()
         planned = await loop.run_in_executor(None, self._plan, mark.entry)
+        if planned.entry.workflow is not None or self._workflows_of(mark):
+            await self._take_workflow(planned, mark)
+            return
         plan = planned.plan
         name, version = mark.key
         is_there = bool(self.manager.versions(name, text_of(version)))
@@ -178,6 +182,43 @@ class StoreWatch:
         else:
             _log.error("model_not_updated model=%s version=%s url=%s", plan.name, plan.version, plan.url)
 
+    def _workflows_of(self, mark: Mark) -> list[WorkflowPool]:
+        """Return what is served of a workflow of the store: whatever it is called in its file."""
+        url = mark.entry.url.text
+        return [pool for pool in self.manager.flows if pool.plan.url == url and not pool.is_closing]
+
+    async def _take_workflow(self, planned: PlannedModel, mark: Mark) -> None:
+        """Serve a workflow, or serve it anew; what it was called before goes."""
+        before = self._workflows_of(mark)
+        plan = planned.workflow
+        if plan is None:
+            self._refuse(planned.entry, is_there=bool(before))
+            return
+        members = {
+            name: replace(item, loaded_at_startup=False) for name, item in planned.member_plans.items()
+        }
+        for member in members.values():
+            self.announce(member)
+        same = [pool for pool in before if (pool.plan.name, pool.plan.version) == (plan.name, plan.version)]
+        if same:
+            pool = await self.manager.flows.replace(plan, members, self.drain_timeout)
+            is_new = pool.plan is plan
+        else:
+            pool = self.manager.flows.add(plan, members)
+            is_new = not await pool.settled()
+        facts = (plan.name, plan.version, plan.url)
+        if is_new:
+            _log.info("workflow_updated workflow=%s version=%s url=%s", *facts)
+        else:
+            _log.error("workflow_not_updated workflow=%s version=%s url=%s", *facts)
+        await self._drop_workflows([item for item in before if item not in same])
+
+    async def _drop_workflows(self, pools: Sequence[WorkflowPool]) -> None:
+        for pool in pools:
+            plan = pool.plan
+            await self.manager.flows.remove(plan.name, plan.version, self.drain_timeout)
+            _log.info("workflow_removed workflow=%s version=%s", plan.name, plan.version)
+
     def _refuse(self, entry: CatalogEntry, *, is_there: bool) -> None:
         """Say what is wrong, and show it where nothing is served instead."""
         problems = "; ".join(entry.problems)
@@ -190,6 +231,7 @@ class StoreWatch:
             )
 
     async def _drop(self, mark: Mark) -> None:
+        await self._drop_workflows(self._workflows_of(mark))
         name, version = mark.key
         is_there = bool(self.manager.versions(name, text_of(version)))
         if is_there and not self._is_own(mark):

@@ -53,13 +53,18 @@ def read_properties(path: Path, name: str) -> list[Property]:
     Raises:
         ConfigError: it cannot be read, is no UTF-8, is too large, or is malformed.
     """
+    return parse_properties(read_text(path, name), name)
+
+
+def read_text(path: Path, name: str) -> str:
+    """Read a file of settings in UTF-8, of at most 1 MiB; arguments and errors as of `read_properties`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(_MAX_FILE_BYTES + 1)
         if len(data) > _MAX_FILE_BYTES:
-            message = f"{name}: larger than {_MAX_FILE_BYTES} bytes; this is no properties file"
+            message = f"{name}: larger than {_MAX_FILE_BYTES} bytes; this is no file of settings"
             raise ConfigError(message)
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except OSError as error:
         message = f"{name}: cannot be read: {error.strerror}"
         raise ConfigError(message) from error
@@ -67,7 +72,6 @@ def read_properties(path: Path, name: str) -> list[Property]:
         line = data[: error.start].count(b"\n") + 1
         message = f"{name}:{line}: not UTF-8; save the file as UTF-8 or write \\uXXXX"
         raise ConfigError(message) from error
-    return parse_properties(text, name)
 
 
 def available_memory_bytes(cgroup_limit: Path = _CGROUP_LIMIT) -> int:

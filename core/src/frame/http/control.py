@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
@@ -30,6 +31,7 @@ PAGE_LIMIT = 100  # DJL Serving's default and maximum for GET /models
 TEXT_TYPE = "text/plain; charset=utf-8"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+ItemT = TypeVar("ItemT")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _INTEGER = re.compile(r"-?[0-9]{1,9}")  # more digits than any count has
 
@@ -102,13 +104,6 @@ def _handlers(
     async def describe_api() -> Response:
         return Response(document, content_type="application/json")
 
-    async def list_models() -> Response:
-        return _json(_page(descriptions.in_order(host.models())))
-
-    async def describe_model(model: str, version: str | None = None) -> Response:
-        found = _versions(host.models(), model, version)
-        return _json([descriptions.describe(view) for view in found])
-
     async def explain_model(model: str, version: str | None = None) -> Response:
         explained = host.explain(model, version)
         if _wants_text():
@@ -124,11 +119,9 @@ def _handlers(
         return Response(text, content_type=METRICS_TYPE)
 
     return {
+        **_listings(host),
         "ping": ping,
         "describe_api": describe_api,
-        "list_models": list_models,
-        "describe_model": describe_model,
-        "describe_model_version": describe_model,
         "explain_model": explain_model,
         "explain_model_version": explain_model,
         "describe_traffic": describe_traffic,
@@ -137,18 +130,69 @@ def _handlers(
     }
 
 
+def _listings(host: ModelHost) -> dict[str, Handler]:
+    """Return what shows models and workflows."""
+
+    async def list_models() -> Response:
+        views, token = _page(descriptions.in_order(host.models()))
+        entries = [descriptions.list_entry(view) for view in views]
+        return _json({"nextPageToken": token, "models": entries})
+
+    async def describe_model(model: str, version: str | None = None) -> Response:
+        return _json(_described(host, model, version))
+
+    async def list_workflows() -> Response:
+        members = {name for view in host.workflows() for name in view.models}
+        alone = (view for view in host.models() if view.name not in members)
+        names = sorted(
+            {(view.name, view.version or "") for view in host.workflows()}
+            | {(view.name, view.version or "") for view in alone}
+        )
+        page, token = _page(names)
+        entries = [{"workflowName": name, "version": version or None} for name, version in page]
+        return _json({"nextPageToken": token, "workflows": entries})
+
+    async def describe_workflow(workflow: str, version: str | None = None) -> Response:
+        return _json(_described(host, workflow, version))
+
+    return {
+        "list_models": list_models,
+        "describe_model": describe_model,
+        "describe_model_version": describe_model,
+        "list_workflows": list_workflows,
+        "describe_workflow": describe_workflow,
+        "describe_workflow_version": describe_workflow,
+    }
+
+
 def _ping_status(states: set[object], allow_multi_status: bool) -> int:  # noqa: FBT001  # a setting, passed on
     return 207 if "PENDING" in states and allow_multi_status else 200
 
 
-def _page(views: Sequence[ModelView]) -> dict[str, object]:
+def _described(host: ModelHost, name: str, version: str | None) -> list[dict[str, object]]:
+    """Return each version of a workflow or of a model."""
+    wanted = None if version == "default" else version
+    found = [
+        view for view in host.workflows() if view.name == name and (version is None or view.version == wanted)
+    ]
+    if found:
+        found.sort(key=lambda view: view.version or "")
+        return [descriptions.describe_workflow(view, host.models()) for view in found]
+    return [descriptions.describe(view) for view in _versions(host.models(), name, version)]
+
+
+def _page(items: Sequence[ItemT]) -> tuple[Sequence[ItemT], str | None]:
+    """Return the items of the page that is asked for, and the token of the next one.
+
+    Raises:
+        BadRequestError: a parameter is no number.
+    """
     limit = _integer("limit", PAGE_LIMIT)
     if not 0 < limit <= PAGE_LIMIT:
         limit = PAGE_LIMIT  # as DJL Serving does, instead of an error
     start = max(0, _integer("next_page_token", 0))
     end = start + limit
-    token = str(end) if end < len(views) else None
-    return {"nextPageToken": token, "models": [descriptions.list_entry(view) for view in views[start:end]]}
+    return items[start:end], str(end) if end < len(items) else None
 
 
 def _wants_text() -> bool:

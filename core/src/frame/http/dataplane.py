@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import time
@@ -29,6 +28,7 @@ from frame.pool.payload import Payload
 from frame.pool.quarantine import check_quarantine
 from frame.pool.shadow import Shadows
 from frame.pool.traffic import ModelTraffic, text_of
+from frame.pool.workflow import Served, WorkflowPool
 from frame.worker.codecs.multipart import is_form, split_form
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class DataPlane:
             max_bytes=settings.max_request_size, budget=manager.budget, read_timeout=settings.body_timeout
         )
         self._watch = ClientWatch()
-        self._ids = itertools.count(1)
+        self._ids = manager.job_ids
         self._shadows = Shadows(manager.find, manager.budget, self._ids)
         self._loop = asyncio.get_running_loop()
 
@@ -102,7 +102,7 @@ class DataPlane:
         request_id = request_id_from(headers, self._settings.request_id_header)
         adapter, codec = self._adapters[found.endpoint.protocol or "djl"]
         started = time.monotonic()
-        pool: ModelPool | None = None
+        pool: Served | None = None
         try:
             invocation = adapter.invocation(found.parameters, scope["query_string"], headers, request_id)
             if invocation.model is None:
@@ -131,14 +131,14 @@ class DataPlane:
 
     # --- in -----------------------------------------------------------------------------------
 
-    def _is_stale(self, pool: ModelPool, invocation: Invocation) -> bool:
+    def _is_stale(self, pool: Served, invocation: Invocation) -> bool:
         """Tell whether another version is to be chosen, now that the body is here."""
-        if pool.is_closing or invocation.version is not None:
+        if pool.is_closing or invocation.version is not None or isinstance(pool, WorkflowPool):
             return pool.is_closing
         traffic = self._manager.traffic.find(pool.plan.name)
         return traffic is not None and not (pool.status == "READY" and traffic.gives(pool))
 
-    def _find_after(self, invocation: Invocation, payload: Payload) -> ModelPool:
+    def _find_after(self, invocation: Invocation, payload: Payload) -> Served:
         """Find the model once the body is here, if need be by a form field; free the body if that fails."""
         try:
             name = invocation.model or _named_in_body(invocation, payload)
@@ -157,7 +157,7 @@ class DataPlane:
             asked_seconds=asked_seconds(invocation.properties),
         )
 
-    def _job(self, head: _Head, invocation: Invocation, payload: Payload, pool: ModelPool) -> Job:
+    def _job(self, head: _Head, invocation: Invocation, payload: Payload, pool: Served) -> Job:
         limit = time_limit(head.asked_seconds, pool.plan.config)
         now = time.monotonic()
         parts = [(key, Payload(value)) for key, value in invocation.parts]
@@ -178,9 +178,9 @@ class DataPlane:
 
     # --- out ----------------------------------------------------------------------------------
 
-    async def _run(self, exchange: _Exchange, adapter: Adapter, pool: ModelPool, job: Job) -> None:
+    async def _run(self, exchange: _Exchange, adapter: Adapter, pool: Served, job: Job) -> None:
         traffic = exchange.traffic
-        if traffic is not None:
+        if traffic is not None and isinstance(pool, ModelPool):
             job.watcher = traffic.watcher(pool)
             if traffic.rules.shares:
                 version = text_of(pool.plan.version).encode("latin-1", "replace")
@@ -198,7 +198,8 @@ class DataPlane:
             job.tell(outcome_of(error.status), 0.0)
             await self._send_error(exchange.send, adapter, job.request_id, error, exchange.headers)
             return
-        if traffic is not None and (shadow := traffic.shadow_of(pool)) is not None:
+        shadow = traffic.shadow_of(pool) if traffic is not None and isinstance(pool, ModelPool) else None
+        if shadow is not None:
             self._shadows.copy(job, pool.plan.name, *shadow)
         watched = self._watch.add(job, exchange.receive, pool)
         try:
@@ -238,7 +239,7 @@ class DataPlane:
         await exchange.send({"type": "http.response.body", "body": body})
 
     async def _send_stream(
-        self, exchange: _Exchange, pool: ModelPool, job: Job, answer: Answer, stream: JobStream
+        self, exchange: _Exchange, pool: Served, job: Job, answer: Answer, stream: JobStream
     ) -> None:
         """Pass chunks on as they come; a broken stream ends the connection, so that the client notices."""
         headers = [*common_headers(job.request_id), *exchange.headers, *_headers_of(answer.properties)]

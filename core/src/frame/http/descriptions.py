@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from frame.api import Signature, TensorSpec
-from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView
+from frame.http.host import ModelView, WorkerGroupView, WorkerState, WorkerView, WorkflowView
 
 Health = Literal["Healthy", "Unhealthy", "PENDING", "FAILED"]
 
@@ -67,7 +67,11 @@ def list_entry(view: ModelView) -> dict[str, object]:
 
 def describe(view: ModelView) -> dict[str, object]:
     """One element of GET /models/{name}: DJL Serving's workflow of one model, with what Frame adds."""
-    model: dict[str, object] = {
+    return {"workflowName": view.name, "version": view.version, "models": [_model(view)]}
+
+
+def _model(view: ModelView) -> dict[str, object]:
+    return {
         "modelName": view.name,
         "modelUrl": view.url,
         "engine": view.engine,
@@ -85,7 +89,19 @@ def describe(view: ModelView) -> dict[str, object]:
         "log": view.log_tail if view.status == "FAILED" and view.log_tail else None,
         "workerGroups": [_group(group) for group in view.groups],
     }
-    return {"workflowName": view.name, "version": view.version, "models": [model]}
+
+
+def describe_workflow(view: WorkflowView, models: Iterable[ModelView]) -> dict[str, object]:
+    """One element of GET /workflows/{name}: every model of a workflow, as `describe` shows one."""
+    own = [item for item in models if item.name in view.models and item.version == view.version]
+    return {
+        "workflowName": view.name,
+        "version": view.version,
+        "workflowUrl": view.url,
+        "status": view.status,
+        "requests": view.requests,
+        "models": [_model(item) for item in in_order(own)],
+    }
 
 
 def utc_text(moment: datetime) -> str:

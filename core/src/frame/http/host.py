@@ -94,6 +94,23 @@ class ModelView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowView:
+    """One version of a workflow at one moment.
+
+    Attributes:
+        models: the names of its models, as they are found among all models.
+        requests: that run now.
+    """
+
+    name: str
+    version: str | None
+    url: str
+    status: ModelStatus
+    models: tuple[str, ...]
+    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedModel:
     """What one version of a model is explained from."""
 
@@ -188,11 +205,11 @@ class ModelRegistry(Protocol):
     """What changes the models that are served. Members raise `FrameError`s."""
 
     async def register(self, wanted: Registration, *, waits: bool) -> str:
-        """Serve a model and return its name; `waits`: once it is up."""
+        """Serve a model, or a workflow, and return its name; `waits`: once it is up."""
         ...
 
     async def unregister(self, name: str, version: str | None) -> None:
-        """Serve a version, or a model, no longer; returns when its workers are gone."""
+        """Serve a version, a model or a workflow no longer; returns when its workers are gone."""
         ...
 
     def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
@@ -219,7 +236,11 @@ class ModelHost(Protocol):
         ...
 
     def models(self) -> Sequence[ModelView]:
-        """Every version of every model, in any order, failed ones included."""
+        """Every version of every model, in any order, failed ones and those of workflows included."""
+        ...
+
+    def workflows(self) -> Sequence[WorkflowView]:
+        """Every version of every workflow, in any order."""
         ...
 
     def describe_traffic(self, name: str) -> TrafficView:

@@ -57,21 +57,7 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         return _status(f'Model "{name}" registration scheduled.', 202)
 
     async def scale_model(model: str, version: str | None = None) -> Response:
-        given = await _parameters()
-        waits = _boolean(given, "synchronous", default=True)
-        change = WorkerChange(
-            minimum=_count(given, "min_worker"),
-            maximum=_count(given, "max_worker"),
-            device=given.pop("device", None) or None,
-        )
-        _refuse_others(given)
-        scaled = await models.scale(model, version, change, waits=waits)
-        lines = [
-            f'Workflow "{item.name}" worker scaled. New Worker configuration '
-            f"min workers:{item.minimum} max workers:{item.maximum}"
-            for item in scaled
-        ]
-        return _status("\n".join(lines), 200 if waits else 202)
+        return await _scale(models, model, version)
 
     async def change_model(model: str, version: str | None = None) -> Response:
         given = await _parameters()
@@ -103,7 +89,58 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         "unregister_model": unregister_model,
         "unregister_model_version": unregister_model,
         "set_logging": set_logging,
+        **_workflow_handlers(models),
         **_traffic_handlers(models),
+    }
+
+
+async def _scale(models: ModelRegistry, name: str, version: str | None) -> Response:
+    given = await _parameters()
+    waits = _boolean(given, "synchronous", default=True)
+    change = WorkerChange(
+        minimum=_count(given, "min_worker"),
+        maximum=_count(given, "max_worker"),
+        device=given.pop("device", None) or None,
+    )
+    _refuse_others(given)
+    scaled = await models.scale(name, version, change, waits=waits)
+    lines = [
+        f'Workflow "{item.name}" worker scaled. New Worker configuration '
+        f"min workers:{item.minimum} max workers:{item.maximum}"
+        for item in scaled
+    ]
+    return _status("\n".join(lines), 200 if waits else 202)
+
+
+def _workflow_handlers(models: ModelRegistry) -> dict[str, Handler]:
+    async def register_workflow() -> Response:
+        given = await _parameters()
+        waits = _boolean(given, "synchronous", default=True)
+        if "template" in given:
+            raise BadRequestError("Parameter template: there are no templates; write a workflow.json.")
+        url = given.pop("url", "")
+        if not url:
+            raise BadRequestError("Parameter url is required.")
+        wanted = Registration(url=url, name=_name(given, "workflow_name"), version=_version(given))
+        _refuse_others(given)
+        name = await models.register(wanted, waits=waits)
+        if waits:
+            return _status(f'Workflow "{name}" registered.')
+        return _status(f'Workflow "{name}" registration scheduled.', 202)
+
+    async def scale_workflow(workflow: str, version: str | None = None) -> Response:
+        return await _scale(models, workflow, version)
+
+    async def unregister_workflow(workflow: str, version: str | None = None) -> Response:
+        await models.unregister(workflow, version)
+        return _status(f'Model or workflow "{workflow}" unregistered')
+
+    return {
+        "register_workflow": register_workflow,
+        "scale_workflow": scale_workflow,
+        "scale_workflow_version": scale_workflow,
+        "unregister_workflow": unregister_workflow,
+        "unregister_workflow_version": unregister_workflow,
     }
 
 

@@ -13,7 +13,11 @@ from frame.policy.traffic import TrafficRules
 
 Json = dict[str, Any]
 
-_PARAMETER_TEXT = {"model": "Name of a model", "version": "Version of the model"}
+_PARAMETER_TEXT = {
+    "workflow": "Name of a workflow",
+    "model": "Name of a model",
+    "version": "Version of the model",
+}
 
 _ERROR_TEXT = {
     "400": "The request is wrong; the message says which input and what was expected",
@@ -119,10 +123,26 @@ _REGISTRATION = [
 ]
 """Any other key of serving.properties may be given as well."""
 
-_BODIES = {"register_model": _REGISTRATION, "change_model": _CHANGE, "change_model_version": _CHANGE}
+_WORKFLOW = [
+    {**_query("url", "A workflow's file, or its folder or archive", _TEXT), "required": True},
+    _query("workflow_name", "Its name; absent: as its file says", _TEXT),
+    _query("model_version", "Its version; absent: as its file says", _TEXT),
+    _WAITS,
+]
+_BODIES = {
+    "register_workflow": _WORKFLOW,
+    "register_model": _REGISTRATION,
+    "change_model": _CHANGE,
+    "change_model_version": _CHANGE,
+}
 
 _METRIC_NAMES = [
     _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT})
+]
+
+_PAGE = [
+    _query("limit", "Entries on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}),
+    _query("next_page_token", "nextPageToken of the page before", _TEXT),
 ]
 
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
@@ -132,13 +152,12 @@ _QUERY_PARAMETERS: dict[str, list[Json]] = {
     "change_model": _CHANGE,
     "change_model_version": _CHANGE,
     "unregister_model": [],
+    "register_workflow": _WORKFLOW,
+    "scale_workflow": _SCALE,
+    "scale_workflow_version": _SCALE,
+    "list_workflows": _PAGE,
+    "list_models": _PAGE,
     "set_logging": [_query("level", "error, warn, info or debug", {"type": "string", "default": "info"})],
-    "/models": [
-        _query(
-            "limit", "Models on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}
-        ),
-        _query("next_page_token", "nextPageToken of the page before", _TEXT),
-    ],
     "/models/{model}/explain": _EXPLAIN_FORMAT,
     "/models/{model}/{version}/explain": _EXPLAIN_FORMAT,
     "/server/metrics": _METRIC_NAMES,
@@ -200,6 +219,15 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     "list_models": {"200": _json_answer("A page of models", "ModelPage")} | _errors("400"),
     "describe_model": {"200": _json_answer("One element a version", "Descriptions")},
     "describe_model_version": {"200": _json_answer("An array of one element", "Descriptions")},
+    "list_workflows": {"200": _json_answer("A page of workflows", "WorkflowPage")} | _errors("400"),
+    "describe_workflow": {"200": _json_answer("One element a version", "Descriptions")},
+    "describe_workflow_version": {"200": _json_answer("An array of one element", "Descriptions")},
+    "register_workflow": _done("All of its models are up", "409", "500", "503")
+    | {"202": _json_answer("Their workers are on their way", "Done")},
+    "scale_workflow": _SCALED,
+    "scale_workflow_version": _SCALED,
+    "unregister_workflow": _done("Its workers are gone"),
+    "unregister_workflow_version": _done("Its workers are gone"),
     "explain_model": _EXPLAINED,
     "explain_model_version": _EXPLAINED,
     "register_model": _done("The model is up", "409", "500", "503")
@@ -247,8 +275,21 @@ def _schemas() -> Json:
         "Done": _object("status", status=_TEXT),
         "Health": {"type": "object", "additionalProperties": health},
         "ModelPage": _object("models", models=_array(listed), nextPageToken=_TEXT),
+        "WorkflowPage": _object(
+            "workflows",
+            workflows=_array(_object("workflowName", workflowName=_TEXT, version=_TEXT)),
+            nextPageToken=_TEXT,
+        ),
         "Descriptions": _array(
-            _object("workflowName models", workflowName=_TEXT, models=_array(_ref("Model")))
+            _object(
+                "workflowName models",
+                workflowName=_TEXT,
+                version=_TEXT,
+                workflowUrl=_TEXT,
+                status=_STATUS,
+                requests=_COUNT,
+                models=_array(_ref("Model")),
+            )
         ),
         "Tensor": tensor,
         "Worker": worker,

@@ -49,6 +49,12 @@ class Endpoint:
         return ANY_METHOD in self.methods or method in self.methods or wanted in self.methods
 
 
+def _observe(name: str, path: str, summary: str) -> Endpoint:
+    return Endpoint(
+        name=name, path=path, methods=("GET",), route_class="observe", plane="control", summary=summary
+    )
+
+
 CONTROL_PLANE: tuple[Endpoint, ...] = (
     Endpoint(
         name="ping",
@@ -114,6 +120,9 @@ CONTROL_PLANE: tuple[Endpoint, ...] = (
         plane="control",
         summary="How requests are shared among a model's versions, and what came of it",
     ),
+    _observe("list_workflows", "/workflows", "Workflows, and models as workflows of one, a page at a time"),
+    _observe("describe_workflow", "/workflows/{workflow}", "Every version of a workflow, with its models"),
+    _observe("describe_workflow_version", "/workflows/{workflow}/{version}", "One version of a workflow"),
     Endpoint(
         name="metrics",
         path="/server/metrics",
@@ -150,6 +159,13 @@ MANAGEMENT: tuple[Endpoint, ...] = (
     _control("unregister_model_version", "DELETE", "/models/{model}/{version}", "The same of one version"),
     _control("set_traffic", "PUT", "/models/{model}/traffic", "Share requests among a model's versions"),
     _control("forget_traffic", "DELETE", "/models/{model}/traffic", "The newest version gets all again"),
+    _control("register_workflow", "POST", "/workflows", "Serve one more workflow, with its models"),
+    _control("scale_workflow", "PUT", "/workflows/{workflow}", "Set how many workers each of its models has"),
+    _control("scale_workflow_version", "PUT", "/workflows/{workflow}/{version}", "The same of one version"),
+    _control("unregister_workflow", "DELETE", "/workflows/{workflow}", "Serve a workflow no longer"),
+    _control(
+        "unregister_workflow_version", "DELETE", "/workflows/{workflow}/{version}", "The same of one version"
+    ),
     _control("set_logging", ANY_METHOD, "/server/logging", "Set the level of the server's log"),
 )
 """The routes that change something: on loopback listeners, or with a token (`http.guard`)."""

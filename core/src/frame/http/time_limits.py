@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from frame.config.settings import ModelConfig
 from frame.errors import BadRequestError
 
 TIMEOUT_HEADER = "x-request-timeout"
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
+
+
+class Limits(Protocol):
+    """Settings of a model, or of a workflow, in seconds."""
+
+    @property
+    def predict_timeout(self) -> float:
+        """A batch that runs longer is a hang."""
+
+    @property
+    def request_timeout(self) -> float | None:
+        """From admission to answer; None: as long as a batch may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,7 @@ def asked_seconds(properties: Mapping[str, str]) -> float | None:
     return seconds
 
 
-def time_limit(asked: float | None, config: ModelConfig) -> TimeLimit:
+def time_limit(asked: float | None, config: Limits) -> TimeLimit:
     """Return a request's limit: `request_timeout` or `option.predict_timeout`, or less when asked for."""
     limit = TimeLimit(config.predict_timeout, "option.predict_timeout")
     if config.request_timeout is not None:

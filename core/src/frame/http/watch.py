@@ -11,7 +11,7 @@ import logging
 
 from frame.http.servers import Receive
 from frame.pool.jobs import Job
-from frame.pool.model import ModelPool
+from frame.pool.workflow import Served
 
 _log = logging.getLogger(__name__)
 _MIN_AGE = 0.05
@@ -22,9 +22,7 @@ class Watched:
 
     __slots__ = ("_receive", "_starter", "_task", "client_is_gone", "job", "pool")
 
-    def __init__(
-        self, job: Job, receive: Receive, pool: ModelPool, starter: asyncio.TaskGroup | None
-    ) -> None:
+    def __init__(self, job: Job, receive: Receive, pool: Served, starter: asyncio.TaskGroup | None) -> None:
         self.job = job
         self.pool = pool
         self.client_is_gone = False
@@ -68,7 +66,7 @@ class ClientWatch:
         self._waiting: dict[int, Watched] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
-    def add(self, job: Job, receive: Receive, pool: ModelPool) -> Watched:
+    def add(self, job: Job, receive: Receive, pool: Served) -> Watched:
         """Watch a request from the next sweep on."""
         watched = Watched(job, receive, pool, self._tasks)
         self._waiting[job.id] = watched

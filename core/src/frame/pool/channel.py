@@ -30,13 +30,20 @@ class Channel:
     nothing is called after `close`.
     """
 
-    def __init__(self, connection: socket.socket, on_frame: OnFrame, on_closed: OnClosed) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        on_frame: OnFrame,
+        on_closed: OnClosed,
+        *,
+        keeps_descriptors: bool = False,
+    ) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._reader = FrameReader(connection, _MAX_BODY_BYTES)
+        self._reader = FrameReader(connection, _MAX_BODY_BYTES, keeps_descriptors=keeps_descriptors)
         self._unsent: list[tuple[list[memoryview], list[int]]] = []
         self.is_open = True
         self._loop.add_reader(connection.fileno(), self._readable)

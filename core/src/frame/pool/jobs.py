@@ -112,6 +112,7 @@ class Job:
         limited_by: the setting or header that the deadline comes from.
         group_key, batch: where it runs now; 0 while it waits.
         watcher: told of its outcome and its seconds when it ends.
+        give_up: of a workflow's: ends the batch of the step whose stream its answer passes on.
         batch_size, inference: of the batch that answered it: requests, and seconds in the model.
     """
 
@@ -135,6 +136,7 @@ class Job:
     inference: float = 0.0
     stream: JobStream | None = None
     watcher: Callable[[str, float], None] | None = None
+    give_up: Callable[[], None] | None = None
 
     def tell(self, outcome: str, seconds: float) -> None:
         """Tell the watcher, if there is one."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from frame.errors import FrameError, ModelExistsError, ModelNotFoundError, ModelNotReadyError
-from frame.http.host import ExplainedModel, ModelView, TrafficView
-from frame.policy.placement import Loaded
+from frame.http.host import ExplainedModel, ModelView, TrafficView, WorkflowView
 from frame.pool.budget import ByteBudget
 from frame.pool.environments import EnvironmentRequest, make_environment
 from frame.pool.explaining import explain_view_of
@@ -18,11 +18,16 @@ from frame.pool.memory import read_memory
 from frame.pool.metrics import MetricsView
 from frame.pool.model import ModelPool
 from frame.pool.placer import Placer, ReadMemory, label_of
-from frame.pool.plan import ModelPlan, Place, kind_of
+from frame.pool.plan import ModelPlan
+from frame.pool.sharing import Sharing
 from frame.pool.traffic import TrafficDesk, key_of, text_of
 from frame.pool.unserved import UnservedModel
 from frame.pool.versions import preference
-from frame.pool.views import count_states, self_check_of, view_of
+from frame.pool.views import count_states, self_check_of, unserved_view, view_of
+from frame.pool.workflow import WorkflowPool
+from frame.pool.workflows import WorkflowDesk
+
+MEMBER = ":"  # between the names of a workflow and of a model that is its own; no other model's name has it
 
 
 class WorkloadManager:
@@ -61,11 +66,15 @@ class WorkloadManager:
         self._coming: set[ModelPool] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = asyncio.Event()
+        self.job_ids = itertools.count(1)
+        """Of requests, and of the steps of workflows."""
+        self.flows = WorkflowDesk(self, budget, self.job_ids)
+        sharing = Sharing(self.pools, lambda: (*self._ending, *self._coming), cpu_threads)
         self._placer = Placer(
-            loaded=self._loaded,
-            unload=self._unload,
-            measured=self._measured,
-            spare_workers=self._spare_workers,
+            loaded=sharing.loaded,
+            unload=sharing.unload,
+            measured=sharing.measured,
+            spare_workers=sharing.spare_workers,
             read=read,
         )
         for plan in plans:
@@ -77,11 +86,13 @@ class WorkloadManager:
         """Yield every pool."""
         return (pool for versions in self._pools.values() for pool in versions.values())
 
-    def route(self, name: str, version: str | None) -> ModelPool:
+    def route(self, name: str, version: str | None) -> ModelPool | WorkflowPool:
         """Return the pool that gets a request; where rules share them out, it is the next one's turn.
 
         Raises: as `find`.
         """
+        if (workflow := self.flows.find(name, version)) is not None:
+            return workflow
         if version is None and (traffic := self.traffic.find(name)) is not None:
             chosen = traffic.choose(self._pools.get(name, {}), counts=True)
             if chosen is not None:
@@ -109,6 +120,8 @@ class WorkloadManager:
             if item.name == name and version in {None, text_of(item.version)}:
                 why = item.reason if item.status == "PENDING" else "its configuration is wrong"
                 raise ModelNotReadyError(f"Model is not ready: {name}: {why}, see GET /models/{name}")
+        if name in self.flows:
+            raise ModelNotFoundError(f"{name} is a workflow: GET /workflows/{name} names its models")
         label = name if version is None else f"{name} version {version}"
         raise ModelNotFoundError(f"Model not found: {label}")
 
@@ -121,8 +134,9 @@ class WorkloadManager:
 
     def require(self, name: str, version: str | None) -> None:
         """Raise `ModelNotFoundError` unless there is such a model, whatever its state."""
-        with suppress(ModelNotReadyError):
-            self.find(name, version)
+        if self.flows.find(name, version) is None:
+            with suppress(ModelNotReadyError):
+                self.find(name, version)
 
     def versions(self, name: str, version: str | None) -> list[str | None]:
         """Return the versions of a model that are served and stay: all of them, or the one that is named."""
@@ -162,7 +176,8 @@ class WorkloadManager:
 
     def only_model(self) -> str | None:
         """Return the name of the only model, if there is just one."""
-        names = set(self._pools) | {name for name, _ in self._unserved}
+        own = {*self._pools, *(name for name, _ in self._unserved), *(pool.plan.name for pool in self.flows)}
+        names = {name for name in own if MEMBER not in name}
         return names.pop() if len(names) == 1 else None
 
     # --- life ---------------------------------------------------------------------------------
@@ -210,7 +225,7 @@ class WorkloadManager:
             ModelNotReadyError: the server is ending.
         """
         self._check_open()
-        self._staying(plan)
+        self._staying(plan.name, plan.version)
         assert self._tasks is not None
         done = await asyncio.shield(self._tasks.create_task(self._replace(plan, timeout)))
         if isinstance(done, FrameError):
@@ -219,29 +234,51 @@ class WorkloadManager:
 
     async def _replace(self, plan: ModelPlan, timeout: float) -> ModelPool | FrameError:  # passed on
         """As `replace`, but errors are returned: one that is raised would end the server."""
-        assert self._tasks is not None
-        new = ModelPool(plan, self._prepare, resources=self._placer)
-        self._coming.add(new)
-        self._tasks.create_task(new.run())
+        new = self.begin(plan)
         await new.settled.wait()  # model_loading_timeout bounds it
-        self._coming.discard(new)
         try:
             self._check_open()
-            old = self._staying(plan)
+            old = self._staying(plan.name, plan.version)
         except FrameError as error:
-            await self._end(new, 0.0)
+            await self.retire(new, 0.0)
             return error
         gone = new if new.status == "FAILED" and old.status == "READY" else old
         if gone is old:
-            self._pools[plan.name][plan.version] = new
-        self._ending.add(gone)
-        await self._end(gone, timeout)
+            self.adopt(new)
+        await self.retire(gone, timeout)
         return old if gone is new else new
 
-    def _staying(self, plan: ModelPlan) -> ModelPool:
-        pool = self._pools.get(plan.name, {}).get(plan.version)
+    def begin(self, plan: ModelPlan) -> ModelPool:
+        """Start a model that has no name yet: `adopt` gives it its own, or `retire` ends it.
+
+        Raises:
+            ModelNotReadyError: the server is ending.
+        """
+        self._check_open()
+        assert self._tasks is not None
+        pool = ModelPool(plan, self._prepare, resources=self._placer)
+        self._coming.add(pool)
+        self._tasks.create_task(pool.run())
+        return pool
+
+    def adopt(self, pool: ModelPool) -> None:
+        """Let a pool answer under its name, in place of the one that did."""
+        self._coming.discard(pool)
+        versions = self._pools.setdefault(pool.plan.name, {})
+        if (before := versions.get(pool.plan.version)) is not None:
+            self._ending.add(before)
+        versions[pool.plan.version] = pool
+
+    async def retire(self, pool: ModelPool, timeout: float) -> None:  # passed on to the pool
+        """End a pool; what is not done within `timeout` seconds is answered 503."""
+        self._coming.discard(pool)
+        self._ending.add(pool)
+        await self._end(pool, timeout)
+
+    def _staying(self, name: str, version: str | None) -> ModelPool:
+        pool = self._pools.get(name, {}).get(version)
         if pool is None or pool in self._ending or self._tasks is None:
-            raise ModelNotFoundError(f"Model not found: {plan.name}")
+            raise ModelNotFoundError(f"Model not found: {name}")
         return pool
 
     async def remove(self, name: str, version: str | None, timeout: float) -> None:  # passed on to the pool
@@ -254,9 +291,8 @@ class WorkloadManager:
             ModelNotReadyError: the server is ending.
         """
         self._check_open()
-        pool = self._pools.get(name, {}).get(version)
-        if pool is None or pool in self._ending or self._tasks is None:
-            raise ModelNotFoundError(f"Model not found: {name}")
+        pool = self._staying(name, version)
+        assert self._tasks is not None
         self._ending.add(pool)
         self.traffic.forget(name, version, is_last=not self.versions(name, None))
         await asyncio.shield(self._tasks.create_task(self._end(pool, timeout)))
@@ -271,7 +307,21 @@ class WorkloadManager:
                 del self._pools[name]
         self._ending.discard(pool)
 
+    def check_free(self, name: str, version: str | None) -> None:
+        """Let a workflow have a name.
+
+        Raises:
+            ModelExistsError: a model has it.
+            ModelNotReadyError: the server is ending.
+        """
+        self._check_open()
+        if name in self._pools:
+            raise ModelExistsError(f"There is a model {name}: a workflow cannot be called so.")
+        self._unserved.pop((name, version), None)
+
     def _check_label(self, name: str, version: str | None) -> None:
+        if name in self.flows:
+            raise ModelExistsError(f"There is a workflow {name}: a model cannot be called so.")
         traffic = self.traffic.find(name)
         if traffic is not None and version in traffic.rules.labels:
             raise ModelExistsError(f"Model {name} has a label {version}: a version cannot be called so.")
@@ -289,6 +339,10 @@ class WorkloadManager:
         """Take no more requests, finish what is here, end all workers."""
         self.is_draining = True
         self._closed.set()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        await self.flows.close(timeout)  # first: their steps need the models
+        timeout = max(0.0, deadline - loop.time())
         pools = {*self.pools(), *self._ending, *self._coming}
         await asyncio.gather(*(pool.close(timeout) for pool in pools))
 
@@ -311,14 +365,12 @@ class WorkloadManager:
 
     def models(self) -> list[ModelView]:
         """Return every version of every model, those that cannot be served included."""
-        unserved = [
-            ModelView(
-                name=item.name, version=item.version, url=item.url, engine=None, status=item.status,
-                reason=item.reason, batch_size=0, max_batch_delay_ms=0, max_idle_time=0, job_queue_size=0,
-            )
-            for item in self._unserved.values()
-        ]  # fmt: skip
+        unserved = map(unserved_view, self._unserved.values())
         return [*unserved, *(view_of(pool) for pool in self.pools())]
+
+    def workflows(self) -> list[WorkflowView]:
+        """Return every version of every workflow."""
+        return self.flows.views()
 
     def explain(self, name: str, version: str | None) -> ExplainedModel:
         """Return what a model version is explained from; raises as `find` does."""
@@ -333,8 +385,8 @@ class WorkloadManager:
         return TrafficView() if traffic is None else traffic.view()
 
     def metrics(self) -> list[MetricsView]:
-        """Return what the metrics of every model are made from."""
-        return [
+        """Return what the metrics of every model and workflow are made from."""
+        return list(self.flows.metrics()) + [
             MetricsView(
                 model=pool.plan.name,
                 version=pool.plan.version,
@@ -346,47 +398,3 @@ class WorkloadManager:
             )
             for pool in self.pools()
         ]
-
-    # --- what they share ----------------------------------------------------------------------
-
-    def _loaded(self) -> Iterable[Loaded]:
-        for pool in {*self.pools(), *self._ending, *self._coming}:
-            if pool.groups:
-                yield Loaded(
-                    key=label_of(pool.plan),
-                    devices=tuple(name for group in pool.groups.values() for name in group.settings.devices),
-                    measured_mb=_taken(pool),
-                    last_used=pool.last_used,
-                    leases=pool.leases,
-                    may_unload=pool.plan.starts_on_demand or not pool.plan.min_workers,
-                    is_leaving=pool.is_asleep or pool.is_closing,
-                )
-
-    async def _unload(self, key: str) -> None:
-        for pool in list(self.pools()):
-            if label_of(pool.plan) == key and not pool.leases:  # a request may have come since
-                await pool.unload()
-
-    def _measured(self, plan: ModelPlan, place: Place) -> dict[str, int]:  # noqa: ARG002  # GPUs cannot be measured from here
-        pool = self._pools[plan.name][plan.version]
-        return {"cpu": pool.copy_bytes >> 20} if pool.copy_bytes else {}
-
-    def _spare_workers(self, plan: ModelPlan) -> int | None:
-        """Return what other models' busy workers leave of the CPU threads; a maximum that was set wins."""
-        if plan.is_maximum_set or not plan.is_on_cpu:
-            return None
-        others = (pool for pool in self.pools() if label_of(pool.plan) != label_of(plan))
-        busy = sum(pool.busy_workers * pool.plan.group.all_threads for pool in others if pool.plan.is_on_cpu)
-        return max(0, (self._cpu_threads - busy) // plan.group.all_threads - plan.min_workers)
-
-
-def _taken(pool: ModelPool) -> dict[str, int]:
-    """Return the megabytes that a model's groups give back, by place: required or, on the CPU, measured."""
-    needs = {place.devices: place.needs for place in pool.plan.places}
-    taken: dict[str, int] = {}
-    for group in pool.groups.values():
-        for name in {"cpu", *group.settings.devices}:
-            required = needs[group.settings.devices][kind_of(name)].required_mb
-            measured = group.rss_bytes >> 20 if name == "cpu" else 0
-            taken[name] = taken.get(name, 0) + max(required, measured)
-    return taken

@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Sequence
 
-from frame.wire.parts import MEMFD_BYTES, append, open_memfd, seal
+from frame.wire.parts import MEMFD_BYTES, SealedMap, append, open_memfd, seal
 
 
 class Payload:
@@ -23,6 +23,20 @@ class Payload:
         self.descriptor = -1
         if self.size_bytes >= MEMFD_BYTES:
             self._spill()
+
+    @classmethod
+    def of_answer(cls, body: bytes | memoryview) -> Payload:
+        """Return the bytes of an answer; those that came as a descriptor which was kept are not copied."""
+        if isinstance(body, memoryview):
+            mapped = body.obj
+            if isinstance(mapped, SealedMap) and mapped.descriptor >= 0 and len(mapped) == len(body):
+                payload = cls()
+                payload.size_bytes = len(body)
+                payload.descriptor = os.dup(mapped.descriptor)
+                return payload
+        payload = cls(bytes(body))
+        payload.finish()
+        return payload
 
     def add(self, chunk: bytes) -> None:
         """Append the next piece of the body."""

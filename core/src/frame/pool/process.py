@@ -162,6 +162,7 @@ async def start_process(
         start_new_session=True,
     )
     ranks = Ranks(f"{settings.name}:{key}", settings.ranks, token, settings.stall_timeout, rank_listener)
+    ranks.keeps_descriptors = settings.passes_answers_on
     return GroupProcess(process, listener, socket_path, ranks)
 
 

@@ -73,6 +73,8 @@ class Ranks:
         self.by_number: dict[int, Rank] = {}
         self.passes_descriptors = True
         """Whether parts may travel as descriptors: all are connected by Unix sockets."""
+        self.keeps_descriptors = False
+        """Whether large parts of their answers may be passed on without a copy."""
         self._name = name
         self._token = token
         self._stall_timeout = stall_timeout
@@ -162,7 +164,9 @@ class Ranks:
     def _take(self, connection: socket.socket, hello: HelloHead) -> None:
         number = hello.rank
         take_frame = partial(self._listener.rank_frame, number)
-        rank = Rank(hello, Channel(connection, take_frame, partial(self._listener.rank_closed, number)))
+        take_end = partial(self._listener.rank_closed, number)
+        channel = Channel(connection, take_frame, take_end, keeps_descriptors=self.keeps_descriptors)
+        rank = Rank(hello, channel)
         self.by_number[number] = rank
         self.passes_descriptors &= connection.family == socket.AF_UNIX
         if self.world_size > 1:

@@ -28,6 +28,7 @@ class GroupSettings:
         ranks: processes of a group, each with a full set of messages; the answers of rank 0 count.
         listen_address: where the router listens for ranks on other hosts; None: a private Unix socket.
         stall_timeout: a rank that is behind the others for so long ends the group.
+        passes_answers_on: the router sends answers on to other models, large parts without a copy.
     """
 
     name: str
@@ -48,6 +49,7 @@ class GroupSettings:
     ranks: int = 1
     listen_address: str | None = None
     stall_timeout: float = 10.0
+    passes_answers_on: bool = False
     start_timeout: float = 60.0
     load_timeout: float = 240.0
     predict_timeout: float = 120.0

@@ -11,6 +11,7 @@ from frame.policy.wording import without_places
 from frame.pool.group import WorkerGroup
 from frame.pool.model import ModelPool
 from frame.pool.plan import Place
+from frame.pool.unserved import UnservedModel
 
 
 def view_of(pool: ModelPool) -> ModelView:
@@ -39,6 +40,14 @@ def view_of(pool: ModelPool) -> ModelView:
         log_tail=pool.log_tail if pool.status == "FAILED" else (),
         last_lines=pool.last_lines if pool.status == "FAILED" else (),
     )
+
+
+def unserved_view(item: UnservedModel) -> ModelView:
+    """Return what the control plane shows of a model without a pool."""
+    return ModelView(
+        name=item.name, version=item.version, url=item.url, engine=None, status=item.status,
+        reason=item.reason, batch_size=0, max_batch_delay_ms=0, max_idle_time=0, job_queue_size=0,
+    )  # fmt: skip
 
 
 def self_check_of(pool: ModelPool) -> Mapping[str, object] | None:

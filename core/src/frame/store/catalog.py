@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from frame.config.keys import MODEL_KEYS
 from frame.config.layers import Setting, alias_names, environment_layer, file_layer, merge_layers
 from frame.config.models import CheckedModel, ModelIdentity, build_model_config
 from frame.config.settings import ModelConfig, ServerConfig, Source
+from frame.config.workflows import WorkflowFile
 from frame.contract.options import option_keys
 from frame.errors import FrameError, StoreError
 from frame.store.archives import extract_archive
@@ -26,6 +27,7 @@ from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
 from frame.store.secure import read_secure_mode
 from frame.store.startup import StartupEntry, list_startup
 from frame.store.urls import is_archive_name, local_path, model_name, path_stem, scheme_of
+from frame.store.workflows import find_workflow_file, is_workflow_name, read_workflow
 
 _MODEL_ID = "option.model_id"
 _PER_BYTE, _DEEP = 1.2, 16
@@ -41,6 +43,8 @@ class CatalogEntry:
     Attributes:
         url: as it was given, or the path in the store.
         reason: why this engine: the claim's reason or where it was named; empty when none was found.
+        workflow: what it is instead of a model; it has no `config` then.
+        members: the models of a workflow, by the names that it gives them.
     """
 
     name: str
@@ -49,6 +53,8 @@ class CatalogEntry:
     config: ModelConfig | None
     problems: tuple[str, ...]
     reason: str = ""
+    workflow: WorkflowFile | None = None
+    members: Mapping[str, CatalogEntry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +87,22 @@ class ModelReader:
     lenient: bool
     fetcher: Fetcher
 
-    def read(self, entry: StartupEntry, watch: Watch | None = None) -> CatalogEntry:
+    def read(
+        self, entry: StartupEntry, watch: Watch | None = None, *, is_member: bool = False
+    ) -> CatalogEntry:
         """Find a model's files, its engine and its settings; what is wrong becomes the entry's problems.
 
         A model that is elsewhere is downloaded first, which takes `model_download_timeout` at most.
+
+        Args:
+            is_member: it is a workflow's, and no workflow itself.
         """
         name = entry.url.name or model_name(entry.url.location)
         watch = watch or Watch()
         try:
             files = self._locate(entry, watch)
+            if not is_member and (path := find_workflow_file(files.folder, files.only)) is not None:
+                return self._read_workflow(entry, path, name, watch)
             layers = self._layers(entry, files)
             settings = merge_layers(layers, alias_names(MODEL_KEYS))
             if weights := self._weights(entry, files, settings, watch):
@@ -112,13 +125,29 @@ class ModelReader:
             reason=reason,
         )
 
+    def _read_workflow(self, entry: StartupEntry, path: Path, inferred: str, watch: Watch) -> CatalogEntry:
+        pattern = self.server.model_url_pattern if entry.source.kind == "rest" else None
+        found = read_workflow(entry, path, inferred, None if pattern is None else re.compile(pattern))
+        members = {name: self.read(member, watch, is_member=True) for name, member in found.members.items()}
+        problems = [f"{item.name}: {text}" for item in members.values() for text in item.problems]
+        return CatalogEntry(
+            name=found.name,
+            version=found.version,
+            url=entry.url.text,
+            config=None,
+            problems=tuple(problems),
+            workflow=found.file,
+            members=members,
+        )
+
     def _fetch(self, entry: StartupEntry, watch: Watch) -> _ModelFiles:
         location = entry.url.location
         folder = self.fetcher.fetch(location, watch, is_trusted=entry.source.kind != "rest")
         files = [path for path in folder.iterdir() if not path.name.startswith(".")]
         if len(files) == 1 and is_archive_name(files[0].name):
             folder = extract_archive(files[0], self.cache)
-        return _ModelFiles(model_folder(folder), path_stem(location), None)
+        only = files[0].name if len(files) == 1 and is_workflow_name(files[0].name) else None
+        return _ModelFiles(model_folder(folder), path_stem(location), only)
 
     def _weights(
         self, entry: StartupEntry, files: _ModelFiles, settings: Mapping[str, Setting], watch: Watch
@@ -264,6 +293,19 @@ def models_cache(config: ServerConfig, environ: Mapping[str, str]) -> Path:
     home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/tmp", ".cache"))  # noqa: S108
     root = Path(config.cache_dir) if config.cache_dir else Path(home, "frame")
     return root.absolute() / "models"
+
+
+def all_entries(catalog: Catalog) -> tuple[CatalogEntry, ...]:
+    """Return every entry, the models of a workflow after it."""
+    return tuple(found for entry in catalog.entries for found in (entry, *entry.members.values()))
+
+
+def warnings_of(entry: CatalogEntry) -> tuple[str, ...]:
+    """Return what is odd about a model, or about a workflow and its models."""
+    if entry.workflow is None:
+        return entry.config.warnings if entry.config else ()
+    members = (f"{item.name}: {text}" for item in entry.members.values() for text in warnings_of(item))
+    return (*entry.workflow.warnings, *members)
 
 
 def _label(entry: CatalogEntry) -> str:

@@ -10,6 +10,7 @@ from frame.errors import StoreError
 from frame.store.urls import is_archive_name
 
 PROPERTIES_FILE = "serving.properties"
+WORKFLOW_FILES = ("workflow.json", "workflow.yml", "workflow.yaml")
 _LEFTOVERS = frozenset({"__MACOSX", "__pycache__", "lost+found"})
 
 

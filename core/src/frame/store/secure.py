@@ -90,6 +90,7 @@ class SecureMode:
 
     def _scripts(self, config: ModelConfig) -> Iterator[str]:
         folder = Path(config.path)
+        yield from self._functions(config)
         if "DISALLOW_REQUIREMENTS_TXT" in self.controls and (folder / "requirements.txt").exists():
             yield "requirements.txt: DISALLOW_REQUIREMENTS_TXT"
         if "DISALLOW_CUSTOM_INFERENCE_SCRIPTS" not in self.controls:
@@ -103,6 +104,11 @@ class SecureMode:
         yield from (
             f"{script}: DISALLOW_CUSTOM_INFERENCE_SCRIPTS" for script in scripts if (folder / script).exists()
         )
+
+    def _functions(self, config: ModelConfig) -> Iterator[str]:
+        is_given = config.properties.get("functions", "{}") != "{}"
+        if is_given and "DISALLOW_CUSTOM_INFERENCE_SCRIPTS" in self.controls:
+            yield "functions: DISALLOW_CUSTOM_INFERENCE_SCRIPTS"
 
     def _files(self, config: ModelConfig, caches: Sequence[Path]) -> Iterator[str]:
         if not self.controls & {"DISALLOW_PICKLE_FILES", "DISALLOW_CHAT_TEMPLATE"}:

@@ -10,7 +10,7 @@ from frame.api import EngineSpec, FolderListing
 from frame.config.settings import ServerConfig, Source
 from frame.errors import StoreError
 from frame.store.detection import claim_of
-from frame.store.folders import PROPERTIES_FILE, list_files, list_store
+from frame.store.folders import PROPERTIES_FILE, WORKFLOW_FILES, list_files, list_store
 from frame.store.urls import ModelUrl, parse_model_url, split_model_list
 
 _ALL = "ALL"
@@ -91,7 +91,7 @@ def _is_model(folder: Path, engines: Sequence[EngineSpec]) -> bool:
     """
     top = list_files(folder, levels=1)
     listing = FolderListing(name=folder.absolute().name, files=top, properties={})
-    return any(entry.path == PROPERTIES_FILE for entry in top) or any(
+    return any(entry.path in {PROPERTIES_FILE, *WORKFLOW_FILES} for entry in top) or any(
         claim_of(spec, listing) is not None for spec in engines
     )
 

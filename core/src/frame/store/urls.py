@@ -11,7 +11,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from frame.errors import StoreError
 
 ARCHIVE_SUFFIXES = (".zip", ".mar", ".tar.gz", ".tgz", ".tar.z", ".tar")
-_WORKFLOWS = (".json", ".yml", ".yaml")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?=/|file:)")
 _NAME = re.compile(r"[\w.-]+")
 _ENDPOINT_FIELDS = 4
@@ -96,7 +95,7 @@ def local_path(location: str) -> str:
     """Return the path that a location without scheme, or with `file:`, means.
 
     Raises:
-        StoreError: another scheme, or a workflow.
+        StoreError: another scheme.
     """
     match = _SCHEME.match(location)
     path = location
@@ -104,9 +103,6 @@ def local_path(location: str) -> str:
         if match["scheme"].lower() != "file":
             raise StoreError(f"{location}: no path, nor a file: url")
         path = "/" + unquote(location[match.end() :]).removeprefix("//localhost").lstrip("/")
-    if path.lower().endswith(_WORKFLOWS) and "workflow" in path.rsplit("/", 1)[-1].lower():
-        message = f"{location}: workflows are not supported yet; serve their models one by one"
-        raise StoreError(message)
     return path
 
 

@@ -66,8 +66,26 @@ def memfd_of(segments: Iterable[bytes | bytearray | memoryview]) -> int:
     return descriptor
 
 
-def map_all(descriptors: Sequence[int]) -> list[memoryview]:
+class SealedMap(mmap.mmap):
+    """A mapped part that can be passed on: the `obj` of its view.
+
+    Invariant: `descriptor` is open as long as it lives; -1 when it cannot be passed on.
+    """
+
+    descriptor = -1
+
+    def __del__(self) -> None:
+        """Close the descriptor with the last view."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def map_all(descriptors: Sequence[int], *, keeps: bool = False) -> list[memoryview]:
     """Map received descriptors and close all of them, whatever happens.
+
+    Args:
+        keeps: as `map_memfd`.
 
     Raises:
         ValueError: one is not sealed.
@@ -77,15 +95,18 @@ def map_all(descriptors: Sequence[int]) -> list[memoryview]:
     try:
         while left:
             descriptor = left.pop(0)
-            views.append(map_memfd(descriptor, os.fstat(descriptor).st_size))
+            views.append(map_memfd(descriptor, os.fstat(descriptor).st_size, keeps=keeps))
     finally:
         for descriptor in left:
             os.close(descriptor)
     return views
 
 
-def map_memfd(descriptor: int, size_bytes: int) -> memoryview:
+def map_memfd(descriptor: int, size_bytes: int, *, keeps: bool = False) -> memoryview:
     """Map a received descriptor read-only and close it; the mapping lives as long as the view.
+
+    Args:
+        keeps: the view's `obj` is a `SealedMap`: the part can be passed on without a copy.
 
     Raises:
         ValueError: it is not sealed, or not as long as announced.
@@ -95,6 +116,9 @@ def map_memfd(descriptor: int, size_bytes: int) -> memoryview:
             raise ValueError("part is not sealed")
         if os.fstat(descriptor).st_size != size_bytes:
             raise ValueError("part is not as long as announced")
-        return memoryview(mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ))
+        mapped = SealedMap(descriptor, size_bytes, prot=mmap.PROT_READ)
+        if keeps:
+            mapped.descriptor = os.dup(descriptor)
+        return memoryview(mapped)
     finally:
         os.close(descriptor)

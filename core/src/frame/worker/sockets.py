@@ -57,8 +57,20 @@ def notice_loss(connection: socket.socket, seconds: float) -> None:
 class FrameReader:
     """Frames from a connected Unix socket, each with its mapped parts. Used by one thread at a time."""
 
-    def __init__(self, connection: socket.socket, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        *,
+        keeps_descriptors: bool = False,
+    ) -> None:
+        """Read from `connection`.
+
+        Args:
+            keeps_descriptors: parts may be passed on (`wire.parts.map_memfd`).
+        """
         self._socket = connection
+        self._keeps_descriptors = keeps_descriptors
         self._decoder = FrameDecoder(max_body_bytes)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._descriptors: list[int] = []
@@ -100,7 +112,7 @@ class FrameReader:
             return []
         taken = self._descriptors[: frame.fd_count]
         del self._descriptors[: frame.fd_count]
-        return map_all(taken)
+        return map_all(taken, keeps=self._keeps_descriptors)
 
 
 def drop_sent(views: Sequence[memoryview], sent: int) -> list[memoryview]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from frame.contract.properties import Properties
 from frame.contract.requests import Buffer, Part, RequestError, Response
 from frame.contract.signatures import Signature
+from frame.wire.calls import BY_POSITION_PROPERTY
 from frame.worker.codecs.multipart import is_form, split_form
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def decode(
         return _from_fields(split_form(body, content_type), signature)
     if kind in _UNTYPED:
         kind = sniff(body)
-    return _read(body, kind, signature)
+    return _read(body, kind, signature, by_position=BY_POSITION_PROPERTY in properties)
 
 
 def encode(outputs: Tensors, properties: Properties, signature: Signature) -> Response:
@@ -83,7 +84,7 @@ def sniff(data: Buffer) -> str:
 # --- requests -------------------------------------------------------------------------------------
 
 
-def _read(body: Buffer, kind: str, signature: Signature) -> RequestTensors:
+def _read(body: Buffer, kind: str, signature: Signature, *, by_position: bool = False) -> RequestTensors:
     if kind == JSON or kind.endswith("+json"):
         from frame.worker.codecs import json_tensors
 
@@ -93,7 +94,10 @@ def _read(body: Buffer, kind: str, signature: Signature) -> RequestTensors:
     readers = {NDLIST: ndlist.loads, NPZ: npz.loads, SAFETENSORS: safetensors.loads}
     if kind not in readers:
         raise RequestError(415, f"content type {kind[:100]} is not supported; send {', '.join(SUPPORTED)}")
-    return fitting.fit(_named(readers[kind](body), signature), signature)
+    arrays = readers[kind](body)
+    if by_position and {name for name, _ in arrays} != {spec.name for spec in signature.inputs}:
+        arrays = [(None, array) for _, array in arrays]
+    return fitting.fit(_named(arrays, signature), signature)
 
 
 def _named(arrays: Sequence[tuple[str | None, Array]], signature: Signature) -> dict[str, Array]:
