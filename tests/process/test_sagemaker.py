@@ -162,6 +162,13 @@ def test_only_real_paths_below_the_models_folder_may_be_loaded_and_nothing_set(
     ):
         answer = load(endpoint, models / "0a1b" / "model", **more)
         assert answer.status_code == 400, more
+    (models / "flow").mkdir()
+    (models / "flow" / "workflow.json").write_text(
+        '{"models": {"m": "/etc"}, "workflow": {"out": ["m", "in"]}}'
+    )
+    answer = load(endpoint, models / "flow")
+    assert answer.status_code == 400
+    assert "with multi_model no workflows are registered" in answer.text
     assert httpx.get(f"{endpoint}/models", timeout=DEADLINE).json()["models"] == []
     for method, path in (("PUT", "/models/m"), ("PATCH", "/models/m"), ("PUT", "/models/m/traffic")):
         assert httpx.request(method, f"{endpoint}{path}", timeout=DEADLINE).status_code in {401, 404, 405}

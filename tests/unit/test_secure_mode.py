@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from frame.api import Claim, EngineSpec
+from frame.builtins import frame_engines
 from frame.config.files import load_server_config
 from frame.store.catalog import build_catalog
 from frame.store.secure import CONTROLS
@@ -157,3 +158,25 @@ def test_files_are_looked_at_in_the_channels_and_in_what_was_extracted(
     (model.parent / "other.pkl").touch()
     assert "other.pkl" in problems(channels=channel, url=trusted)[0]
     assert "is no folder" in problems(channels=f"{channel},/there/is/nothing", url=trusted)[-1]
+
+
+def test_workflows_have_no_functions_where_scripts_are_disallowed(tmp_path: Path, model: Path) -> None:
+    flow = tmp_path / "channel" / "flow"
+    flow.mkdir()
+    (flow / "steps.py").write_text("def f(value):\n    return value\n")
+    environ = {"SAGEMAKER_SECURE_MODE": "true", "SAGEMAKER_SECURITY_CONTROLS": ALL}
+
+    def read(content: dict[str, object]) -> tuple[str, ...]:
+        (flow / "workflow.json").write_text(json.dumps(content))
+        config = load_server_config(None, {}, {})
+        engines = (ONNX, PYTHON, *frame_engines())
+        (entry,) = build_catalog(config, [str(flow)], engines, environ, lenient=False).entries
+        return entry.problems
+
+    calls = {"models": {"m": str(model)}, "workflow": {"out": ["ensemble", ["id", ["m", "in"]]]}}
+    assert read(calls) == ()
+    (problem,) = read({"functions": {"f": "steps.py:f"}, "workflow": {"out": ["f", "in"]}})
+    assert problem.startswith("flow:functions: functions: DISALLOW_CUSTOM_INFERENCE_SCRIPTS")
+    (model / "model.py").touch()
+    (problem,) = read(calls)
+    assert problem.startswith("flow:m: model.py: DISALLOW_CUSTOM_INFERENCE_SCRIPTS")

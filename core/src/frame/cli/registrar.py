@@ -159,9 +159,8 @@ class Registrar:
         return plan.name
 
     async def _add_workflow(self, planned: PlannedModel, wanted: Registration, *, waits: bool) -> str:
-        if wanted.settings or self.only_below is not None:
-            why = "multi_model serves none" if self.only_below is not None else "its file has the settings"
-            raise BadRequestError(f"Parameter url: it is a workflow: {why}.")
+        if wanted.settings:
+            raise BadRequestError("Parameter url: it is a workflow: its file has the settings.")
         plan = planned.workflow
         if plan is None:
             raise ConfigError("; ".join(planned.entry.problems))

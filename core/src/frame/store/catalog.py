@@ -126,7 +126,10 @@ class ModelReader:
         )
 
     def _read_workflow(self, entry: StartupEntry, path: Path, inferred: str, watch: Watch) -> CatalogEntry:
-        pattern = self.server.model_url_pattern if entry.source.kind == "rest" else None
+        is_asked = entry.source.kind == "rest"
+        if is_asked and self.server.multi_model:  # it could name models anywhere
+            raise StoreError(f"{path.name}: with multi_model no workflows are registered")
+        pattern = self.server.model_url_pattern if is_asked else None
         found = read_workflow(entry, path, inferred, None if pattern is None else re.compile(pattern))
         members = {name: self.read(member, watch, is_member=True) for name, member in found.members.items()}
         problems = [f"{item.name}: {text}" for item in members.values() for text in item.problems]
