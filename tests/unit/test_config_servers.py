@@ -29,7 +29,7 @@ def test_every_key_of_the_table_is_an_attribute():
 
 def test_defaults_are_those_of_the_table():
     built = build()
-    derived = {"management_address", "max_queued_bytes"}
+    derived = {"management_address", "max_queued_bytes", "async_result_max_bytes"}
     for key in SERVER_KEYS:
         if key.name not in derived:
             assert getattr(built, key.name) == key.default, key.name
@@ -41,7 +41,8 @@ def test_defaults_are_those_of_the_table():
 
 @pytest.mark.parametrize(("memory", "limit"), [(400 * MIB, 100 * MIB), (64 * 1024 * MIB, 1024 * MIB)])
 def test_queued_bytes_are_a_quarter_of_the_memory_up_to_a_gibibyte(memory, limit):
-    assert build(memory_bytes=memory).max_queued_bytes == limit
+    built = build(memory_bytes=memory)
+    assert (built.max_queued_bytes, built.async_result_max_bytes) == (limit, limit // 4)
 
 
 def test_flag_wins_over_variable_wins_over_file():

@@ -131,7 +131,9 @@ def app_maker(
 ) -> Callable[[Listening], AsgiApp]:
     """Return what makes the app of a listener; the metrics are those of all listeners."""
     registry = CollectorRegistry()
-    registry.register(FrameCollector(manager.metrics, lambda: manager.budget.used))
+    registry.register(
+        FrameCollector(manager.metrics, lambda: manager.budget.used, lambda: data_plane.later.used_bytes)
+    )
 
     def make(listening: Listening) -> AsgiApp:
         table = listening.table

@@ -74,6 +74,10 @@ SERVER_KEYS: tuple[Key, ...] = (
         doc="Bytes of a request's body; a larger one is answered 413."),
     Key(name="max_queued_bytes", kind=int, default=None, minimum=1,
         doc="Bytes of all bodies in the router, beyond it 503; unset: a quarter of the memory, <= 1 GiB."),
+    Key(name="async_result_max_bytes", kind=int, default=None, minimum=1,
+        doc="Bytes of answers that are fetched later; unset: a quarter of max_queued_bytes."),
+    Key(name="async_result_expiry", kind=float, default=3600.0, minimum=0.001,
+        doc="Seconds for which such an answer is kept after it is complete, or was last asked for."),
     Key(name="chunked_read_timeout", kind=float, default=120.0, minimum=0.001,
         doc="Seconds to wait for each piece of a streamed answer."),
     Key(name="drain_timeout", kind=float, default=30.0, minimum=0,
@@ -139,7 +143,7 @@ UNUSED_VARIABLES: tuple[UnusedKey, ...] = (
     UnusedKey(name="SERVING_OPTS", instead="it set Java's options"),
     UnusedKey(name="SERVING_DOWNLOAD_DIR", instead="set cache_dir"),
     *(
-        UnusedKey(name=f"SERVING_{name}", instead="answers are not cached")
+        UnusedKey(name=f"SERVING_{name}", instead="results are kept in memory, see async_result_max_bytes")
         for name in (
             "CACHE_MULTITENANT", "CACHE_BATCH", "MEMORY_CACHE_CAPACITY", "DDB_CACHE", "DDB_TABLE_NAME",
             "S3_CACHE", "S3_CACHE_BUCKET", "S3_CACHE_KEY_PREFIX", "S3_CACHE_AUTOCREATE",

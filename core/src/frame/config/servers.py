@@ -67,6 +67,7 @@ def build_server_config(
     values["max_queued_bytes"] = values["max_queued_bytes"] or min(
         _MAX_QUEUED_BYTES, memory_bytes // _MEMORY_SHARE
     )
+    values["async_result_max_bytes"] = values["async_result_max_bytes"] or values["max_queued_bytes"] // 4
     return ServerConfig(sources=MappingProxyType(sources), warnings=tuple(findings.warnings), **values)
 
 

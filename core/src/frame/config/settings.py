@@ -131,6 +131,8 @@ class ServerConfig:
     model_loading_timeout: float
     max_request_size: int
     max_queued_bytes: int
+    async_result_max_bytes: int
+    async_result_expiry: float
     chunked_read_timeout: float
     drain_timeout: float
     fail_fast: bool

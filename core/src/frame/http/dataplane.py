@@ -15,6 +15,7 @@ from frame.errors import BadRequestError, FrameError
 from frame.http.answers import common_headers, request_id_from
 from frame.http.intake import ClientGoneError, Intake
 from frame.http.invocation import Adapter, Headers, Invocation
+from frame.http.later import STARTING_TOKEN, LaterResults, Recording, is_later
 from frame.http.routes import Found
 from frame.http.servers import Receive, Scope, Send
 from frame.http.settings import DataPlaneSettings
@@ -80,15 +81,20 @@ class DataPlane:
         self._ids = manager.job_ids
         self._shadows = Shadows(manager.find, manager.budget, self._ids)
         self._loop = asyncio.get_running_loop()
+        self.later = LaterResults(settings.async_result_max_bytes, settings.async_result_expiry)
 
     async def run(self) -> None:
         """Look after slow bodies and vanished clients until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await asyncio.sleep(self._settings.sweep_interval)
-                now = time.monotonic()
-                self._intake.sweep(now)
-                self._watch.sweep(now, tasks)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await asyncio.sleep(self._settings.sweep_interval)
+                    now = time.monotonic()
+                    self._intake.sweep(now)
+                    self._watch.sweep(now, tasks)
+                    self.later.sweep(now)
+        finally:
+            self.later.close()
 
     def check_model(self, found: Found) -> None:
         """Raise `ModelNotFoundError` when the path names a model that is not there."""
@@ -105,6 +111,9 @@ class DataPlane:
         pool: Served | None = None
         try:
             invocation = adapter.invocation(found.parameters, scope["query_string"], headers, request_id)
+            if STARTING_TOKEN in invocation.properties:
+                await self.later.send_page(send, invocation.properties, request_id)
+                return
             if invocation.model is None:
                 invocation.model = self._manager.only_model()
             if invocation.model is not None:
@@ -114,6 +123,7 @@ class DataPlane:
             payload = await self._intake.read(invocation.properties, receive)
             if pool is None or self._is_stale(pool, invocation):  # not named by the path, or replaced since
                 pool = self._find_after(invocation, payload)
+            recording, job = self._prepare(head, invocation, payload, pool)
         except ClientGoneError:
             return
         except FrameError as error:
@@ -121,13 +131,13 @@ class DataPlane:
                 pool.metrics.count_request(outcome_of(error.status), time.monotonic() - started)
             await self._send_error(send, adapter, request_id, error)
             return
-        size_bytes = payload.size_bytes
-        try:
-            job = self._job(head, invocation, payload, pool)
-            traffic = None if invocation.version else self._manager.traffic.find(pool.plan.name)
-            await self._run(_Exchange(receive, send, traffic), adapter, pool, job)
-        finally:
-            self._intake.release(payload, size_bytes)
+        traffic = None if invocation.version else self._manager.traffic.find(pool.plan.name)
+        if recording is None:
+            await self._run_whole(_Exchange(receive, send, traffic), adapter, pool, job, payload)
+            return
+        exchange = _Exchange(recording.receive, recording.send, traffic)
+        await self.later.begin(recording, self._run_whole(exchange, adapter, pool, job, payload))
+        await self.later.send_begun(send, recording, request_id)
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -176,7 +186,27 @@ class DataPlane:
             size_bytes=payload.size_bytes,
         )
 
+    def _prepare(
+        self, head: _Head, invocation: Invocation, payload: Payload, pool: Served
+    ) -> tuple[Recording | None, Job]:
+        """Return the job, and where its answer is kept that is fetched later; a failure frees the body."""
+        try:
+            recording = self.later.open() if is_later(invocation.properties) else None
+            return recording, self._job(head, invocation, payload, pool)
+        except BaseException:
+            self._intake.release(payload, payload.size_bytes)
+            raise
+
     # --- out ----------------------------------------------------------------------------------
+
+    async def _run_whole(
+        self, exchange: _Exchange, adapter: Adapter, pool: Served, job: Job, payload: Payload
+    ) -> None:
+        size_bytes = job.size_bytes
+        try:
+            await self._run(exchange, adapter, pool, job)
+        finally:
+            self._intake.release(payload, size_bytes)
 
     async def _run(self, exchange: _Exchange, adapter: Adapter, pool: Served, job: Job) -> None:
         traffic = exchange.traffic

@@ -24,6 +24,7 @@ class DataPlaneSettings:
     Attributes:
         body_timeout: for the whole body of a request.
         chunk_timeout: for each chunk of a stream, to come from the model and to be taken by the client.
+        async_result_max_bytes, async_result_expiry: of answers that clients fetch later, and how long.
         sweep_interval: how often slow bodies and vanished clients are looked for.
         server_error: in place of 500.
         statuses: by error type, where the operator changed them.
@@ -32,6 +33,8 @@ class DataPlaneSettings:
     max_request_size: int
     request_id_header: bytes
     chunk_timeout: float
+    async_result_max_bytes: int = 64 << 20
+    async_result_expiry: float = 3600.0
     body_timeout: float = 60.0
     sweep_interval: float = 0.1
     default_codec: str = "frame.worker.codecs.djl"
@@ -55,6 +58,8 @@ def data_plane_settings(config: ServerConfig) -> DataPlaneSettings:
         max_request_size=config.max_request_size,
         request_id_header=config.request_id_header_key.lower().encode(),
         chunk_timeout=config.chunked_read_timeout,
+        async_result_max_bytes=config.async_result_max_bytes,
+        async_result_expiry=config.async_result_expiry,
         server_error=config.server_error_http_code,
         statuses=changed,
     )

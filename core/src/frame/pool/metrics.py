@@ -148,11 +148,17 @@ class MetricsView:
 
 
 class FrameCollector(Collector):
-    """All metrics of the server; `views` and `queued_bytes` are asked at each scrape."""
+    """All metrics of the server; what is given here is asked at each scrape."""
 
-    def __init__(self, views: Callable[[], Iterable[MetricsView]], queued_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        views: Callable[[], Iterable[MetricsView]],
+        queued_bytes: Callable[[], int],
+        result_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._views = views
         self._queued_bytes = queued_bytes
+        self._result_bytes = result_bytes
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family."""
@@ -165,6 +171,9 @@ class FrameCollector(Collector):
         bytes_queued = GaugeMetricFamily("frame_queued_bytes", "Bytes of request bodies that wait or run.")
         bytes_queued.add_metric([], self._queued_bytes())
         yield bytes_queued
+        results = GaugeMetricFamily("frame_async_result_bytes", "Bytes of answers that are fetched later.")
+        results.add_metric([], self._result_bytes())
+        yield results
 
 
 def _histogram(name: str, attribute: str, text: str, views: list[MetricsView]) -> HistogramMetricFamily:
