@@ -17,7 +17,7 @@ $(READY): constraints.txt $(PROJECTS)
 	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel hatchling editables
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --group dev \
-		-e "core[uvicorn,tls,s3,hub]" -e plugins/python -e "plugins/onnx[cpu]" -e "plugins/torchscript[torch]" -e "plugins/tf[cpu]" \
+		-e "core[uvicorn,tls,s3,hub,otel]" -e plugins/python -e "plugins/onnx[cpu]" -e "plugins/torchscript[torch]" -e "plugins/tf[cpu]" \
 		-e plugins/deepspeed
 	touch $(READY)
 

@@ -14,7 +14,7 @@ from frame.config.settings import ServerConfig
 from frame.contract.protocols import Protocol
 from frame.errors import ConfigError
 from frame.http.access_log import AccessLog
-from frame.http.app import FrameApp
+from frame.http.app import FrameApp, Traces
 from frame.http.control import create_app
 from frame.http.dataplane import DataPlane
 from frame.http.guard import Guard
@@ -128,6 +128,7 @@ def app_maker(
     manager: WorkloadManager,
     data_plane: DataPlane,
     models: ModelRegistry,
+    tracing: Traces | None = None,
 ) -> Callable[[Listening], AsgiApp]:
     """Return what makes the app of a listener; the metrics are those of all listeners."""
     registry = CollectorRegistry()
@@ -147,10 +148,26 @@ def app_maker(
             request_id_header=config.request_id_header_key,
         )
         cors = tuple(_cors_headers(config))
-        app = FrameApp(table, data_plane, control, cors=cors, guard=listening.guard)
+        app = FrameApp(table, data_plane, control, cors=cors, guard=listening.guard, tracing=tracing)
         return AccessLog(app) if config.access_log else app
 
     return make
+
+
+def make_tracing(config: ServerConfig, environ: Mapping[str, str]) -> Traces | None:
+    """Return what writes spans; None where nobody wants them.
+
+    Raises:
+        ConfigError: OpenTelemetry is not installed, or its variables are wrong.
+    """
+    if not config.tracing:
+        return None
+    try:
+        from frame.http.tracing import Tracing  # only where it is wanted
+    except ImportError as error:
+        remedy = "pip install 'frame-core[otel]'"
+        raise ConfigError(f"tracing=true needs OpenTelemetry: {remedy} ({error})") from error
+    return Tracing(environ)
 
 
 def adapters(protocols: list[Protocol], config: ServerConfig) -> dict[str, tuple[Adapter, str]]:

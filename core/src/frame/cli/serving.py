@@ -16,7 +16,15 @@ from pathlib import Path
 
 import uvloop
 
-from frame.cli.listeners import Listening, adapters, app_maker, listeners, read_tokens, tls_files
+from frame.cli.listeners import (
+    Listening,
+    adapters,
+    app_maker,
+    listeners,
+    make_tracing,
+    read_tokens,
+    tls_files,
+)
 from frame.cli.plans import PlannedModel, Planner, group_devices, with_entries
 from frame.cli.registrar import Registrar
 from frame.cli.settings import CommandSettings
@@ -175,7 +183,8 @@ class _Server:
         protocols = self._settings.plugins.protocols
         data_plane = DataPlane(manager, adapters(protocols, self._config), data_plane_settings(self._config))
         tokens = read_tokens(self._config, self._settings.environ)
-        make_app = app_maker(self._config, manager, data_plane, registrar)
+        tracing = make_tracing(self._config, self._settings.environ)
+        make_app = app_maker(self._config, manager, data_plane, registrar, tracing)
         helpers = [tasks.create_task(data_plane.run()), tasks.create_task(self._close_when_stopped(manager))]
         if _polls(self._config):
             helpers.append(tasks.create_task(self._watch(manager, registrar).run()))
@@ -188,6 +197,8 @@ class _Server:
         finally:
             for helper in helpers:
                 helper.cancel()
+            if tracing is not None:
+                await tracing.close()
 
     async def _close_when_stopped(self, manager: WorkloadManager) -> None:
         """End the workers while the listeners still send answers: what is cut gets a 503 and not a reset."""

@@ -31,6 +31,8 @@ SERVER_KEYS: tuple[Key, ...] = (
     Key(name="health_check_override", kind=bool, default=False,
         variables=("SAGEMAKER_HEALTH_CHECK_OVERRIDE",),
         doc="/ping answers 500 also while a model has fewer workers than its minWorkers."),
+    Key(name="tracing", kind=bool, default=False,
+        doc="Write OpenTelemetry spans of predictions, to where OTEL_EXPORTER_OTLP_ENDPOINT says."),
     Key(name="access_log", kind=bool, default=False,
         doc="Log a line for each request: client, method, path, status, bytes, seconds and request id."),
     Key(name="http_server", kind=str, default="hypercorn", choices=("hypercorn", "uvicorn"),

@@ -106,6 +106,7 @@ class ServerConfig:
     multi_model: bool
     multi_model_store: str
     health_check_override: bool
+    tracing: bool
     access_log: bool
     model_url_pattern: str | None
     model_control_mode: str

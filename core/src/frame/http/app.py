@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
 from frame.errors import ModelNotFoundError
 from frame.http.answers import JSON_TYPE, common_headers, error_body, request_id_from
 from frame.http.dataplane import DataPlane
@@ -18,6 +22,18 @@ _TOKEN = b"authorization"
 _NOWHERE = "/-/nowhere"
 _EMPTY_OBJECT = b"{}\n"  # DJL Serving's whole answer to OPTIONS of a prediction path
 
+Answer = Callable[[Scope, Receive, Send, Found], Awaitable[None]]
+
+
+class Traces(Protocol):
+    """Writes spans of requests."""
+
+    async def serve(self, answer: Answer, scope: Scope, receive: Receive, send: Send, found: Found) -> None:
+        """Answer a request within a span of its own."""
+
+    async def close(self) -> None:
+        """Send what is left."""
+
 
 class FrameApp:
     """Dispatches by the route table; the control plane words 404 and 405."""
@@ -29,11 +45,13 @@ class FrameApp:
         control_plane: AsgiApp,
         cors: tuple[tuple[bytes, bytes], ...] = (),
         guard: Guard | None = None,
+        tracing: Traces | None = None,
     ) -> None:
         """Serve `table`.
 
         Args:
             cors: headers for every answer.
+            tracing: writes a span for each prediction; None: nobody does.
             guard: is asked about every request; None: as where no token is set.
         """
         self._table = table
@@ -41,6 +59,7 @@ class FrameApp:
         self._control_plane = control_plane
         self._cors = cors
         self._guard = guard or Guard()
+        self._answer: Answer = data_plane if tracing is None else partial(tracing.serve, data_plane)
         self._cache: dict[tuple[str, bytes], Resolved] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +83,7 @@ class FrameApp:
         else:
             if self._guard.guards_inference:
                 scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != _TOKEN]}
-            await self._data_plane(scope, receive, send, found)  # type: ignore[arg-type]
+            await self._answer(scope, receive, send, found)  # type: ignore[arg-type]
 
     def _resolve(self, key: tuple[str, bytes]) -> Resolved:
         if len(self._cache) >= _MAX_CACHED:

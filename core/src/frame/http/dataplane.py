@@ -28,6 +28,7 @@ from frame.pool.model import ModelPool
 from frame.pool.payload import Payload
 from frame.pool.quarantine import check_quarantine
 from frame.pool.shadow import Shadows
+from frame.pool.tracing import TRACE_KEY, JobTrace
 from frame.pool.traffic import ModelTraffic, text_of
 from frame.pool.workflow import Served, WorkflowPool
 from frame.worker.codecs.multipart import is_form, split_form
@@ -119,7 +120,7 @@ class DataPlane:
             if invocation.model is not None:
                 pool = self._manager.route(invocation.model, invocation.version)
                 pool.check_ready()
-            head = self._head(invocation, codec, request_id)
+            head = self._head(invocation, codec, request_id, scope.get(TRACE_KEY))
             payload = await self._intake.read(invocation.properties, receive)
             if pool is None or self._is_stale(pool, invocation):  # not named by the path, or replaced since
                 pool = self._find_after(invocation, payload)
@@ -159,8 +160,11 @@ class DataPlane:
             self._intake.release(payload, payload.size_bytes)
             raise
 
-    def _head(self, invocation: Invocation, codec: str, request_id: str) -> _Head:
+    def _head(self, invocation: Invocation, codec: str, request_id: str, trace: JobTrace | None) -> _Head:
+        if trace is not None:
+            invocation.properties.update(trace.properties())
         return _Head(
+            trace=trace,
             request_id=request_id,
             codec="" if codec == self._settings.default_codec else codec,
             priority=_priority(invocation.properties),
@@ -184,6 +188,7 @@ class DataPlane:
             limited_by=limit.source,
             answer=self._loop.create_future(),
             size_bytes=payload.size_bytes,
+            trace=head.trace,
         )
 
     def _prepare(
@@ -315,6 +320,7 @@ class _Head:
     codec: str
     priority: int
     asked_seconds: float | None
+    trace: JobTrace | None
 
 
 class _Exchange:

@@ -65,6 +65,7 @@ def _take_whole(pool: ModelPool, group: WorkerGroup, head: AnswersHead, bodies: 
         job = batch.jobs.pop(item.id, None) if batch is not None else None
         if job is not None:
             job.inference = head.end.compute if head.end is not None else 0.0
+            job.started = batch.started  # type: ignore[union-attr]  # it has the job
             pool.open_jobs.finish(job, _answer(item, body))
     if head.end is not None and batch is not None:
         _end_batch(pool, group, batch, head.end)
@@ -102,6 +103,7 @@ def _take_stream(pool: ModelPool, group: WorkerGroup, head: AnswerHead, bodies: 
     if job is None or job not in pool.open_jobs:
         return
     group.progressed(job)
+    job.started = group.batches[job.batch].started
     answer = _answer(head, None)
     answer.stream = _stream_of(pool, group, job)
     if first:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from frame.pool.payload import Payload
+from frame.pool.tracing import JobTrace
 from frame.wire.hints import NO_HINT, BatchHint
 from frame.wire.messages import INITIAL_CREDITS
 
@@ -113,6 +114,8 @@ class Job:
         group_key, batch: where it runs now; 0 while it waits.
         watcher: told of its outcome and its seconds when it ends.
         give_up: of a workflow's: ends the batch of the step whose stream its answer passes on.
+        dispatched, started, ended: when it was sent, when its batch began, and when it was answered; or 0.0.
+        trace: told when it has ended.
         batch_size, inference: of the batch that answered it: requests, and seconds in the model.
     """
 
@@ -137,6 +140,9 @@ class Job:
     stream: JobStream | None = None
     watcher: Callable[[str, float], None] | None = None
     give_up: Callable[[], None] | None = None
+    started: float = 0.0
+    ended: float = 0.0
+    trace: JobTrace | None = None
 
     def tell(self, outcome: str, seconds: float) -> None:
         """Tell the watcher, if there is one."""

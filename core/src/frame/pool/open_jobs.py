@@ -78,7 +78,10 @@ class OpenJobs:
             await asyncio.wait((self._idle,), timeout=timeout)
 
     def _count(self, job: Job, outcome: str) -> float:
-        seconds = self._clock() - job.arrived
+        job.ended = self._clock()
+        seconds = job.ended - job.arrived
+        if job.trace is not None:
+            job.trace.finish(job)
         self._metrics.count_request(outcome, seconds)
         job.tell(outcome, seconds)
         return seconds

@@ -156,6 +156,7 @@ class _Run:
             for key, value in job.properties.items()
             if key.lower() not in _OF_THE_BODY and key.lower() not in OWN_PROPERTIES
         }
+        self._trace, job.trace = job.trace, None  # each step has a place of its own below it
         self._values: dict[str, asyncio.Task[Values]] = {}
         self._payloads: list[Payload] = []
         self._held = 0
@@ -268,6 +269,8 @@ class _Run:
             pool.submit(job)
         except BaseException:
             job.close()
+            if job.trace is not None:
+                job.trace.finish(job)
             raise
         try:
             answer = await job.answer
@@ -293,6 +296,9 @@ class _Run:
         now = monotonic()
         is_limited = now + limit.seconds < whole.deadline
         properties = self._properties(call, pool, arguments, is_final=is_final)
+        trace = self._trace.step(call.target) if self._trace is not None else None
+        if trace is not None:
+            properties |= trace.properties()
         flat = [part for argument in arguments for value in _flat(argument) for part in value.parts]
         job = Job(
             id=next(self._pool.ids),
@@ -306,6 +312,7 @@ class _Run:
             limited_by=limit.source if is_limited else whole.limited_by,
             answer=asyncio.get_running_loop().create_future(),
             size_bytes=sum(payload.size_bytes for _, payload in flat),
+            trace=trace,
         )
         try:
             for key, payload in flat:
