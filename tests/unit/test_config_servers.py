@@ -137,7 +137,7 @@ def test_unknown_variable_warns_and_refuses_nothing():
     assert build(environ={"SERVING_BATCH_SIZ": "1"}).warnings == (
         "SERVING_BATCH_SIZ: unknown, ignored; did you mean SERVING_BATCH_SIZE?",
     )
-    assert build(environ={"SERVING_XYZZY": "1"}).warnings == ("SERVING_XYZZY: unknown, ignored",)
+    assert build(environ={"SERVING_0000": "1"}).warnings == ("SERVING_0000: unknown, ignored",)
 
 
 def test_variables_of_models_are_known():
