@@ -29,7 +29,7 @@ class FakeRegistry:
     async def unregister(self, name: str, version: str | None) -> None:
         self.asked.append((name, version))
 
-    def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+    async def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
         self.asked.append((name, version, dict(settings)))
 
     def set_traffic(self, name: str, rules: TrafficRules) -> None:

@@ -231,16 +231,51 @@ def test_settings_change_while_the_model_runs(server: Server, extra: Path) -> No
     assert worker_pids(server, "extra") == pids
 
 
+def test_what_workers_read_is_changed_by_a_successor_without_a_failed_request(
+    server: Server, extra: Path
+) -> None:
+    manage(server, "POST", "/models", url=extra, batch_size=2)
+    manage(server, "PATCH", "/models/extra", job_queue_size=50)
+    manage(server, "PUT", "/models/extra", min_worker=2, max_worker=2)
+    pids = worker_pids(server, "extra")
+    with Load(server.url, orders("extra"), connections=4) as load:
+        until(lambda: len(load.answers) > 20)
+        answer = manage(server, "PATCH", "/models/extra", batch_size=6, **{"option.predict_timeout": 33})
+        assert answer.status_code == 200, answer.text
+        so_far = len(load.answers)
+        until(lambda: len(load.answers) > so_far + 20)
+    load.accounts().assert_settled("200")
+    found = describe(server, "extra")
+    assert (found["batchSize"], found["queueSize"]) == (6, 50)
+    assert found["settings"]["option.predict_timeout"]["value"] == "33"
+    (group,) = found["workerGroups"]
+    assert (group["minWorkers"], group["maxWorkers"]) == (2, 2)
+    assert not set(pids) & set(worker_pids(server, "extra"))
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_settings_that_do_not_load_leave_the_model_as_it_was(server: Server, extra: Path) -> None:
+    manage(server, "POST", "/models", url=extra, batch_size=2)
+    pids, before = worker_pids(server, "extra"), describe(server, "extra")["settings"]
+    answer = manage(server, "PATCH", "/models/extra", **{"option.entryPoint": "gone.py"})
+    assert (answer.status_code, answer.json()["type"]) == (500, "LoadError")
+    assert "is as it was" in answer.json()["message"]
+    assert (worker_pids(server, "extra"), describe(server, "extra")["settings"]) == (pids, before)
+    assert manage(server, "PATCH", "/models/extra", batch_size=3).status_code == 200
+    assert describe(server, "extra")["batchSize"] == 3
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
         ({}, "no parameter"),
-        ({"batch_size": 9}, "loaded for 1 at most"),
         ({"batch_size": 0}, "batch_size"),
         ({"job_queue_size": "many"}, "Parameter job_queue_size"),
         ({"request_timeout": "soon"}, "request_timeout"),
-        ({"minWorkers": 2}, "cannot change while the model runs"),
-        ({"job_queue_size": 5, "colour": "red"}, "Parameter colour: unknown"),
+        ({"maxWorkers": "many"}, "maxWorkers"),
+        ({"job_queue_size": 5, "colour": "red"}, "colour"),
+        ({"engine": "Fortran"}, "Fortran"),
+        ({"enable_venv": "perhaps"}, "enable_venv"),
     ],
 )
 def test_what_cannot_change_says_why_and_changes_nothing(
@@ -262,12 +297,13 @@ def test_what_was_registered_is_registered_again_by_the_next_start(
         for version in ("1", "2"):
             manage(server, "POST", "/models", url=extra, model_version=version, batch_size=4)
         manage(server, "DELETE", "/models/extra/1")
-        manage(server, "PATCH", "/models/extra", job_queue_size=5)
+        manage(server, "PATCH", "/models/extra", job_queue_size=5, reserved_memory_mb=7)
         manage(server, "PUT", "/models/extra/2", min_worker=2, max_worker=3)
     with run_server(store, environ=environ) as server:
         assert names(server) == ["extra", "first"]
         found = describe(server, "extra")
         assert (found["batchSize"], found["queueSize"]) == (4, 5)
+        assert found["settings"]["reserved_memory_mb"]["value"] == "7"
         (group,) = found["workerGroups"]
         assert (group["minWorkers"], group["maxWorkers"]) == (2, 3)
         assert ask(server, "extra", token="x").status_code == 200

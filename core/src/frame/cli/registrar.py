@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from frame.cli.arrivals import Arrivals
+from frame.cli.changes import Changes
 from frame.cli.plans import PlannedModel, Planner
 from frame.cli.snapshot import Snapshot, read_snapshot, write_snapshot
-from frame.config.live import with_settings
 from frame.config.settings import Source
 from frame.errors import (
     BadRequestError,
@@ -33,7 +33,7 @@ from frame.http.traffic import rules_text
 from frame.policy.traffic import TrafficRules
 from frame.pool.manager import MEMBER, WorkloadManager
 from frame.pool.model import ModelPool
-from frame.pool.plan import ModelPlan, with_config, with_workers
+from frame.pool.plan import ModelPlan, with_workers
 from frame.pool.traffic import text_of
 from frame.pool.unserved import UnservedModel
 from frame.store.catalog import ModelReader
@@ -46,6 +46,7 @@ _LOOK_SECONDS = 0.05
 _SOURCE = Source("rest", "POST /models")
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _Key = tuple[str, str | None]
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,14 @@ class Registrar:
     only_below: Path | None = None
     _kept: dict[_Key, Registration] = field(default_factory=dict)
     _arrivals: Arrivals = field(init=False)
+    _changes: Changes = field(init=False)
     _saves: asyncio.Event = field(default_factory=asyncio.Event)
-    _unfinished: set[asyncio.Task[str]] = field(default_factory=set)
+    _unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_arrivals", Arrivals(self.manager, self._plan))
+        changes = Changes(self.manager, self._plan, self.announce, self.drain_timeout)
+        object.__setattr__(self, "_changes", changes)
         self._saves.set()
 
     def close(self) -> None:
@@ -121,7 +125,7 @@ class Registrar:
         self._keep_new(name, url.version, wanted)
         return name
 
-    async def _finish(self, work: Coroutine[Any, Any, str]) -> str:
+    async def _finish(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
         """Do some work to its end, also when whoever waits for it goes away."""
         task = asyncio.create_task(work)
         self._unfinished.add(task)
@@ -210,9 +214,10 @@ class Registrar:
         self.manager.traffic.changed = self._save
 
     def _keep(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
-        """Remember what was changed of a model that was registered."""
+        """Remember what was changed of a model."""
+        self._changes.note((name, version), settings)
         kept = self._kept.get((name, version))
-        if kept is not None:
+        if kept is not None and settings.items() - kept.settings.items():
             self._kept[name, version] = replace(kept, settings={**kept.settings, **settings})
             self._save()
 
@@ -258,6 +263,7 @@ class Registrar:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         for key in kept:
             self._kept.pop(key, None)
+        self._changes.forget(name, versions)
         self._save()  # first: whoever asked may not wait for the end
         await asyncio.gather(
             *(self.manager.remove(name, found, self.drain_timeout) for found in versions),
@@ -265,19 +271,22 @@ class Registrar:
         )
         _log.info("model_unregistered model=%s version=%s", name, version)
 
-    def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
-        """Change settings of a model, of all its versions when none is named; all of them or none.
+    async def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+        """Change settings of a model, of all its versions when none is named.
+
+        What workers read is changed by a successor, which takes over when it is up.
 
         Raises:
             ModelNotFoundError: there is none.
-            BadRequestError: a key cannot change while the model runs, or a value is wrong.
+            BadRequestError, ConfigError: a key is unknown, or a value is wrong.
+            LoadError: it did not load with them, and is as it was.
         """
         pools = [self.manager.find(name, found) for found in self._existing(name, version)]
-        source = Source("rest", f"PATCH /models/{name}")
-        plans = [with_config(pool.plan, with_settings(pool.plan.config, settings, source)) for pool in pools]
-        for pool, plan in zip(pools, plans, strict=True):
-            pool.change_plan(plan)
-            self._keep(name, plan.version, settings)
+        try:
+            await self._finish(self._changes.apply(pools, self._kept, settings))
+        finally:
+            for key in [(pool.plan.name, pool.plan.version) for pool in pools]:
+                self._keep(*key, self._changes.of(key))
 
     def set_traffic(self, name: str, rules: TrafficRules) -> None:
         """Share a model's requests among its versions by these rules from now on.

@@ -176,8 +176,7 @@ class StoreWatch:
             _log.info("model_added model=%s version=%s url=%s", plan.name, plan.version, plan.url)
             await pool.settled.wait()  # model_loading_timeout bounds it
             return
-        pool = await self.manager.replace(plan, self.drain_timeout)
-        if pool.plan.config is plan.config:
+        if not (await self.manager.replace(plan, self.drain_timeout)).reason:
             _log.info("model_updated model=%s version=%s url=%s", plan.name, plan.version, plan.url)
         else:
             _log.error("model_not_updated model=%s version=%s url=%s", plan.name, plan.version, plan.url)

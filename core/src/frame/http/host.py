@@ -212,8 +212,8 @@ class ModelRegistry(Protocol):
         """Serve a version, a model or a workflow no longer; returns when its workers are gone."""
         ...
 
-    def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
-        """Change settings of a version, or of all of a model's, that can change while it runs."""
+    async def change(self, name: str, version: str | None, settings: Mapping[str, str]) -> None:
+        """Change settings of a version, or of all of a model's; returns once they are in force."""
         ...
 
     def set_traffic(self, name: str, rules: TrafficRules) -> None:

@@ -63,7 +63,7 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
         given = await _parameters()
         if not given:
             raise BadRequestError("There is no parameter: name the settings to change.")
-        models.change(model, version, given)
+        await models.change(model, version, given)
         changed = ", ".join(f"{key}={value}" for key, value in given.items())
         return _status(f'Model "{model}" changed: {changed}')
 

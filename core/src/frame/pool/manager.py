@@ -22,7 +22,7 @@ from frame.pool.plan import ModelPlan
 from frame.pool.sharing import Sharing
 from frame.pool.traffic import TrafficDesk, key_of, text_of
 from frame.pool.unserved import UnservedModel
-from frame.pool.versions import preference
+from frame.pool.versions import Replaced, preference
 from frame.pool.views import count_states, self_check_of, unserved_view, view_of
 from frame.pool.workflow import WorkflowPool
 from frame.pool.workflows import WorkflowDesk
@@ -211,14 +211,14 @@ class WorkloadManager:
             self._tasks.create_task(pool.run())
         return pool
 
-    async def replace(self, plan: ModelPlan, timeout: float) -> ModelPool:  # passed on to the old pool
+    async def replace(self, plan: ModelPlan, timeout: float) -> Replaced:  # passed on to the old pool
         """Serve a model version anew: the one that is there answers until its successor is up, then ends.
 
         Args:
             timeout: seconds that requests of the old one get.
 
         Returns:
-            The pool that answers now: one that did not come up does not replace one that is READY, and ends.
+            What answers now: one that did not come up does not replace one that is READY, and ends.
 
         Raises:
             ModelNotFoundError: there is none, or it was removed meanwhile.
@@ -232,7 +232,7 @@ class WorkloadManager:
             raise done
         return done
 
-    async def _replace(self, plan: ModelPlan, timeout: float) -> ModelPool | FrameError:  # passed on
+    async def _replace(self, plan: ModelPlan, timeout: float) -> Replaced | FrameError:  # passed on
         """As `replace`, but errors are returned: one that is raised would end the server."""
         new = self.begin(plan)
         await new.settled.wait()  # model_loading_timeout bounds it
@@ -246,7 +246,7 @@ class WorkloadManager:
         if gone is old:
             self.adopt(new)
         await self.retire(gone, timeout)
-        return old if gone is new else new
+        return Replaced(new, "") if gone is old else Replaced(old, new.reason or "it did not load")
 
     def begin(self, plan: ModelPlan) -> ModelPool:
         """Start a model that has no name yet: `adopt` gives it its own, or `retire` ends it.

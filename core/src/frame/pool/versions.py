@@ -1,8 +1,18 @@
-"""Which version of a model is the newest, and answers where nothing else is ruled."""
+"""Which version of a model is the newest, and answers where nothing else is ruled; what replaces another."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from frame.pool.model import ModelPool
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The pool that answers, and why it is not the one that was to replace it; empty when it is."""
+
+    pool: ModelPool
+    reason: str
 
 
 def preference(pool: ModelPool) -> tuple[bool, bool, object]:
