@@ -15,6 +15,7 @@ import pytest
 from frame.testing import Server, run_server
 from moto.server import ThreadedMotoServer
 
+from tests import hf_models
 from tests.process.file_site import FileSite, file_site
 from tests.process.load_models import WILLING
 from tests.process.probes import DEADLINE, ask, descendants, put_model, until
@@ -342,6 +343,25 @@ def test_weights_that_a_model_names_are_downloaded_for_it(
             (found,) = httpx.get(f"{server.url}/models/m", timeout=DEADLINE).json()[0]["models"]
             setting = found["settings"]["option.model_id"]
     assert f"({weights}, downloaded)" in setting["source"]
+
+
+def test_a_variable_names_a_model_of_a_hub(store: Path, environ: dict[str, str], tmp_path: Path) -> None:
+    folder = hf_models.make_bert(tmp_path / "weights")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    environ |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_MODEL_ID": "some/model"}
+    environ |= {"HF_TASK": "text-classification", "HF_REVISION": "main", "SERVING_MAX_WORKERS": "1"}
+    with file_site() as hub:
+        hub_of(hub, files)
+        environ["HF_ENDPOINT"] = hub.url
+        with run_server(store, environ=environ) as server:
+            url = f"{server.url}/predictions/model"
+            answer = httpx.post(url, json={"inputs": "a word"}, timeout=DEADLINE)
+            assert answer.status_code == 200, answer.text
+            assert set(answer.json()[0]) == {"label", "score"}
+            assert "m" not in httpx.get(f"{server.url}/ping", timeout=DEADLINE).json()
+    environ |= {"HF_MODEL_ID": str(put_model(tmp_path / "own", LISTING.replace("names.extend", "str")))}
+    with run_server(store, environ=environ) as server:
+        assert "own" in httpx.get(f"{server.url}/ping", timeout=DEADLINE).json()
 
 
 def test_downloads_see_no_management_token(site: FileSite, store: Path, environ: dict[str, str]) -> None:

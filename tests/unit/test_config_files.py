@@ -1,6 +1,7 @@
 """Reading configuration files."""
 
 import pytest
+from frame.config import files
 from frame.config.files import available_memory_bytes, load_server_config, read_properties
 from frame.errors import ConfigError
 
@@ -25,6 +26,15 @@ def test_home_is_searched_in_its_conf_folder_first(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.properties").write_text("batch_size=3")
     assert load_server_config(None, {}, environ).batch_size == 3
+
+
+def test_an_endpoint_of_sagemaker_has_its_own_request_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ENDPOINT_FILE", tmp_path / "endpoint-metadata.json")
+    assert load_server_config(None, {}, {}).request_id_header_key == "x-request-id"
+    (tmp_path / "endpoint-metadata.json").touch()
+    assert load_server_config(None, {}, {}).request_id_header_key == "x-amzn-sagemaker-inference-id"
+    environ = {"SERVING_REQUEST_ID_HEADER_KEY": "x-own"}
+    assert load_server_config(None, {}, environ).request_id_header_key == "x-own"
 
 
 def test_no_file_and_no_home_is_no_error():

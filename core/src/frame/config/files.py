@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from frame.config.properties import Property, parse_properties
 from frame.config.servers import build_server_config
-from frame.config.settings import ServerConfig
+from frame.config.settings import ServerConfig, Source
 from frame.errors import ConfigError
 
 _MAX_FILE_BYTES = 2**20
+ENDPOINT_FILE = Path("/opt/ml/.sagemaker_infra/endpoint-metadata.json")
+"""There on an endpoint of SageMaker, whose requests have an id of their own."""
+_INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -29,9 +34,13 @@ def load_server_config(
     """
     path = _config_file(file, environ)
     properties = read_properties(path, str(path)) if path else []
-    return build_server_config(
+    config = build_server_config(
         properties, str(path or ""), flags, environ, lenient=lenient, memory_bytes=available_memory_bytes()
     )
+    if config.sources["request_id_header_key"].kind == "default" and ENDPOINT_FILE.exists():
+        sources = {**config.sources, "request_id_header_key": Source("default", str(ENDPOINT_FILE))}
+        return replace(config, request_id_header_key=_INFERENCE_ID, sources=MappingProxyType(sources))
+    return config
 
 
 def _config_file(file: str | None, environ: Mapping[str, str]) -> Path | None:

@@ -151,6 +151,5 @@ UNUSED_VARIABLES: tuple[UnusedKey, ...] = (
             "S3_CACHE", "S3_CACHE_BUCKET", "S3_CACHE_KEY_PREFIX", "S3_CACHE_AUTOCREATE",
         )
     ),
-    UnusedKey(name="HF_MODEL_ID", instead="put the model into the store"),
 )  # fmt: skip
 """Environment variables of DJL Serving without a meaning here; one warning each when set."""

@@ -25,7 +25,7 @@ from frame.store.detection import Detection, detect_engine, named_engine
 from frame.store.fetching import Fetcher, Watch
 from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
 from frame.store.secure import read_secure_mode
-from frame.store.startup import StartupEntry, list_startup
+from frame.store.startup import StartupEntry, entry_of_variables, list_startup
 from frame.store.urls import is_archive_name, local_path, model_name, path_stem, scheme_of
 from frame.store.workflows import find_workflow_file, is_workflow_name, read_workflow
 
@@ -252,6 +252,11 @@ def build_catalog(
     reader = model_reader(config, engines, environ, lenient=lenient, sources=sources)
     startup = list_startup(config, models, engines)
     problems = list(startup.problems)
+    try:
+        if (named := entry_of_variables(environ, reader.cache.with_name("named"))) is not None:
+            startup.entries.append(named)
+    except (StoreError, OSError) as error:
+        problems.append(f"HF_MODEL_ID: {error}")
     found: dict[tuple[str, str | None], CatalogEntry] = {}
     for entry in startup.entries:
         read = reader.read(entry)

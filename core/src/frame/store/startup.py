@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from frame.api import EngineSpec, FolderListing
 from frame.config.settings import ServerConfig, Source
 from frame.errors import StoreError
 from frame.store.detection import claim_of
 from frame.store.folders import PROPERTIES_FILE, WORKFLOW_FILES, list_files, list_store
-from frame.store.urls import ModelUrl, parse_model_url, split_model_list
+from frame.store.urls import ModelUrl, model_name, parse_model_url, scheme_of, split_model_list
 
 _ALL = "ALL"
 _NONE = "NONE"
@@ -110,6 +111,29 @@ def _add_listed(result: StartupList, texts: Sequence[str], source: Source, store
             result.problems.append(f"{source}: {error}")
             continue
         result.entries.append(StartupEntry(replace(url, location=in_store(url.location, store)), source))
+
+
+def entry_of_variables(environ: Mapping[str, str], folder: Path) -> StartupEntry | None:
+    """Return the model that `HF_MODEL_ID` names: a path, a url, or a repository of a hub without a folder.
+
+    Args:
+        folder: made, and left empty, to be the model's when it has none of its own.
+    """
+    named = environ.get("HF_MODEL_ID", "").strip()
+    if not named:
+        return None
+    source = Source("env", "HF_MODEL_ID")
+    if scheme_of(named) or Path(named).exists():
+        return StartupEntry(parse_model_url(named), source)
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {
+        "option.model_id": named,
+        "option.revision": environ.get("HF_REVISION", ""),
+        "option.task": environ.get("HF_TASK", ""),
+    }
+    arguments = MappingProxyType({key: value for key, value in given.items() if value})
+    url = replace(_url_of(folder), text=f"HF_MODEL_ID={named}", name=model_name(named), arguments=arguments)
+    return StartupEntry(url, source)
 
 
 def in_store(location: str, store: Path | None) -> str:
