@@ -11,6 +11,8 @@ from frame.testing.workbench import Answered
 
 def value_of(answer: Answered) -> Any:
     """Return an answer as something to compare: JSON as Python values, tensors as arrays by name."""
+    from frame.worker.functions import decode_value  # noqa: PLC0415  # numpy: only where there are tensors
+
     if answer.content_type.startswith("application/jsonlines"):
         return [json.loads(line) for line in answer.body.splitlines()]
     return decode_value(answer.body, answer.content_type)
