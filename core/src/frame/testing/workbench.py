@@ -41,6 +41,7 @@ from frame.wire.messages import HelloHead
 NAME = "tried"
 """What the model is called."""
 _CLOSE_SECONDS = 10.0
+_BAD = 400
 _CODEC = "frame.worker.codecs.djl"
 _BUDGET = 1 << 30
 ResultT = TypeVar("ResultT")
@@ -70,6 +71,11 @@ class Answered:
     is_whole: bool = True
     batch_size: int = 0
     inference: float = 0.0
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the request failed, or its stream broke off."""
+        return self.status >= _BAD or not self.is_whole
 
     @property
     def content_type(self) -> str:
@@ -211,6 +217,17 @@ class Workbench:
         """The processes of its workers, rank by rank."""
         groups = self._manager.find(NAME, None).groups.values()
         return [rank.pid for group in groups for rank in group.ranks]
+
+    def describe(self) -> str:
+        """Return its engine, the memory of its process, and what it takes and gives, in words."""
+        pool = self._manager.find(NAME, None)
+        words = [f"engine {pool.plan.group.engine.name}", f"{pool.copy_bytes >> 20} MiB"]
+        for group in pool.groups.values():
+            if group.signature is not None:
+                both = (group.signature.inputs, group.signature.outputs)
+                taken, given = (", ".join(f"{item.name}:{item.dtype}" for item in specs) for specs in both)
+                words.append(f"{taken} -> {given}")
+        return ", ".join(words)
 
     def ask(self, *requests: Request) -> list[Answered]:
         """Answer requests that come together: in one batch, as far as `batch_size` goes."""
