@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -152,6 +153,18 @@ def explain(*, model: str, version: str | None, url: str, as_json: bool) -> int:
     from frame.cli.explain import explain_model
 
     click.echo(explain_model(url, model, version, as_json=as_json))
+    return 0
+
+
+@frame.command("new-engine")
+@click.argument("name")
+@click.option("--into", "folder", type=click.Path(file_okay=False), default=".", help="Where it is made.")
+def new_engine(*, name: str, folder: str) -> int:
+    """Make a distribution with a small engine that works, to be changed into one's own."""
+    from frame.cli.scaffold import write_engine
+
+    for path in write_engine(name, Path(folder)):
+        click.echo(path)
     return 0
 
 
