@@ -130,6 +130,9 @@ class ServerConfig:
     predict_timeout: float
     model_loading_timeout: float
     max_request_size: int
+    max_header_size: int
+    header_timeout: float
+    keep_alive_timeout: float
     max_queued_bytes: int
     chunked_read_timeout: float
     drain_timeout: float
