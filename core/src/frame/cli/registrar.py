@@ -27,10 +27,12 @@ from frame.errors import (
     ModelNotFoundError,
     ModelNotReadyError,
     OutOfMemoryError,
+    StoreError,
 )
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.traffic import rules_text
 from frame.policy.traffic import TrafficRules
+from frame.policy.wording import without_other_places
 from frame.pool.manager import WorkloadManager
 from frame.pool.model import ModelPool
 from frame.pool.plan import ModelPlan, with_config, with_workers
@@ -99,7 +101,15 @@ class Registrar:
             raise BadRequestError("Parameter url: it does not match model_url_pattern.")
         if self.only_below is not None:
             wanted = below(wanted, self.only_below)
-        return await self._register(wanted, waits=waits)
+        try:
+            return await self._register(wanted, waits=waits)
+        except (ConfigError, StoreError) as error:
+            shown = without_other_places(str(error), wanted.url)
+            if shown != str(error):
+                _log.error(
+                    "model_not_registered model=%s version=%s reason=%s", wanted.name, wanted.version, error
+                )
+            raise type(error)(shown) from error
 
     async def _register(self, wanted: Registration, *, waits: bool) -> str:
         url = self._url(wanted)

@@ -142,7 +142,7 @@ class ModelReader:
             return self._fetch(entry, watch)
         path = Path(os.path.abspath(local_path(entry.url.location)))  # noqa: PTH100  # resolve() follows links
         stem = path_stem(str(path))
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110  # Path.exists() raises when a name is too long
             message = f"{path}: there is no such file or folder"
             raise StoreError(message)
         if path.is_dir():

@@ -60,8 +60,7 @@ def parse_model_url(text: str) -> ModelUrl:
     if version == _UNVERSIONED:
         raise StoreError(f"{text}: {version} is what a model without a version is called; leave it out")
     location, _, query = url.partition("?")
-    if _has_credentials(location):
-        raise StoreError("a url has a user and a password; it would be logged, so give them another way")
+    _check_address(location)
     if not location:
         message = f"{text}: no path or URL; write NAME=PATH"
         raise StoreError(message)
@@ -76,15 +75,24 @@ def parse_model_url(text: str) -> ModelUrl:
     )
 
 
-def _has_credentials(location: str) -> bool:
-    """Tell whether a url has a user part; the `@` of a hub's repository is before a revision."""
-    if "@" not in location or not scheme_of(location):
-        return False
+def _check_address(location: str) -> None:
+    """Raise `StoreError` unless a url can be read and has no user part.
+
+    The `@` of a hub's repository is before a revision.
+    """
+    scheme = scheme_of(location)
+    if not scheme:
+        return
+    is_web = scheme in {"http", "https"}
     try:
         parts = urlsplit(location)
+        is_complete = not is_web or (bool(parts.hostname) and parts.port != 0)
     except ValueError as error:
         raise StoreError(f"a url cannot be read: {error}") from error
-    return parts.password is not None or (parts.username is not None and parts.scheme in {"http", "https"})
+    if parts.password is not None or (parts.username is not None and is_web):
+        raise StoreError("a url has a user and a password; it would be logged, so give them another way")
+    if not is_complete:
+        raise StoreError("a url names no host, or port 0")
 
 
 def split_model_list(text: str) -> list[str]:
