@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from frame import __version__
+from frame.config.keys import MODEL_KEYS
+from frame.http.management import LEVELS
 from frame.http.routes import ANY_METHOD, Endpoint, RouteTable
 from frame.policy.traffic import TrafficRules
 
@@ -64,7 +66,9 @@ def _operation(endpoint: Endpoint) -> Json:
     if parameters:
         operation["parameters"] = parameters
     if (given := _BODIES.get(endpoint.name)) is not None:
-        operation["requestBody"] = {"content": {"application/json": {"schema": _settings(given)}}}
+        operation["requestBody"] = {
+            "content": {"application/json": {"schema": _settings(given, is_open=given is _REGISTRATION)}}
+        }
     if endpoint.name == "set_traffic":
         operation["requestBody"] = {
             "required": True,
@@ -88,39 +92,59 @@ _EXPLAIN_FORMAT = [
     _query("format", "JSON or plain words; unset: by the Accept header", {"enum": ["json", "text"]})
 ]
 
-_INTEGER: Json = {"type": "integer"}
+_KEYS = {key.name: key for key in MODEL_KEYS}
+_MOST = 999_999_999  # what a count in a query may be, as `control` and `management` read it
+_NAME: Json = {"type": "string", "pattern": r"^[A-Za-z0-9_.\-]{1,255}$"}
+_WORKERS: Json = {"type": "integer", "minimum": -1, "maximum": _MOST}
 _YES: Json = {"type": "boolean", "default": True}
 _WAITS = _query("synchronous", "Answer once the workers are up", _YES)
+
+
+def _setting(name: str, text: str) -> Json:
+    """Describe a parameter that is a number of serving.properties."""
+    key = _KEYS[name]
+    limits = {"minimum": key.minimum, "maximum": _MOST}
+    return _query(name, text, {"type": "integer" if key.kind is int else "number", **limits})
+
+
 _SCALE = [
-    _query("min_worker", "Fewest workers on each device; -1: as it is", _INTEGER),
-    _query("max_worker", "Most workers on each device; -1: as it is", _INTEGER),
+    _query("min_worker", "Fewest workers on each device; -1: as it is", _WORKERS),
+    _query("max_worker", "Most workers on each device; -1: as it is", _WORKERS),
     _query("device", "Only on this device, or kind of device", _TEXT),
     _WAITS,
 ]
 _CHANGE = [
-    _query("job_queue_size", "Requests that may wait", _INTEGER),
-    _query("batch_size", "Requests in a batch, as many as the workers were loaded for at most", _INTEGER),
-    _query("max_batch_delay", "Milliseconds that a batch waits for more requests", _INTEGER),
-    _query("max_idle_time", "Seconds for which a worker may be one too many", _INTEGER),
-    _query("request_timeout", "Seconds from admission to answer", {"type": "number"}),
+    _setting("job_queue_size", "Requests that may wait"),
+    _setting("batch_size", "Requests in a batch, as many as the workers were loaded for at most"),
+    _setting("max_batch_delay", "Milliseconds that a batch waits for more requests"),
+    _setting("max_idle_time", "Seconds for which a worker may be one too many"),
+    _setting("request_timeout", "Seconds from admission to answer"),
 ]
 _REGISTRATION = [
     _query("url", "Folder or archive of the model", _TEXT) | {"required": True},
-    _query("model_name", "Its name; absent: from the url", _TEXT),
-    _query("model_version", "Its version", _TEXT),
+    _query("model_name", "Its name; absent: from the url", _NAME),
+    _query("model_version", "Its version", _NAME),
     _query("engine", "Its engine; absent: from its files", _TEXT),
     _query("device", "Where it is put, as load_on_devices", _TEXT),
-    _query("job_queue_size", "Requests that may wait", _INTEGER),
-    _query("batch_size", "Requests in a batch", _INTEGER),
-    _query("max_batch_delay", "Milliseconds that a batch waits for more requests", _INTEGER),
-    _query("max_idle_time", "Seconds for which a worker may be one too many", _INTEGER),
+    _setting("job_queue_size", "Requests that may wait"),
+    _setting("batch_size", "Requests in a batch"),
+    _setting("max_batch_delay", "Milliseconds that a batch waits for more requests"),
+    _setting("max_idle_time", "Seconds for which a worker may be one too many"),
     *_SCALE[:2],
     _WAITS,
 ]
 """Any other key of serving.properties may be given as well."""
 
-_BODIES = {"register_model": _REGISTRATION, "change_model": _CHANGE, "change_model_version": _CHANGE}
+_BODIES = {
+    "register_model": _REGISTRATION,
+    "scale_model": _SCALE,
+    "scale_model_version": _SCALE,
+    "change_model": _CHANGE,
+    "change_model_version": _CHANGE,
+}
 
+_PAGE_TOKEN: Json = {"type": "string", "pattern": "^[0-9]{1,9}$"}
+_LEVEL: Json = {"type": "string", "enum": list(LEVELS), "default": "info"}
 _METRIC_NAMES = [
     _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT})
 ]
@@ -132,12 +156,12 @@ _QUERY_PARAMETERS: dict[str, list[Json]] = {
     "change_model": _CHANGE,
     "change_model_version": _CHANGE,
     "unregister_model": [],
-    "set_logging": [_query("level", "error, warn, info or debug", {"type": "string", "default": "info"})],
+    "set_logging": [_query("level", "Least level that is logged", _LEVEL)],
     "/models": [
         _query(
             "limit", "Models on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}
         ),
-        _query("next_page_token", "nextPageToken of the page before", _TEXT),
+        _query("next_page_token", "nextPageToken of the page before", _PAGE_TOKEN),
     ],
     "/models/{model}/explain": _EXPLAIN_FORMAT,
     "/models/{model}/{version}/explain": _EXPLAIN_FORMAT,
@@ -168,13 +192,13 @@ def _json_answer(text: str, schema: str) -> Json:
     return {"description": text, "content": content}
 
 
-def _settings(parameters: list[Json]) -> Json:
-    """Return the schema of the same parameters as a JSON object."""
+def _settings(parameters: list[Json], *, is_open: bool) -> Json:
+    """Return the schema of the same parameters as a JSON object, to which others may come if it is open."""
     return {
         "type": "object",
         "required": [item["name"] for item in parameters if item["required"]],
         "properties": {item["name"]: item["schema"] for item in parameters},
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "additionalProperties": {"type": ["string", "number", "boolean"]} if is_open else False,
     }
 
 
