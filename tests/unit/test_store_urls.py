@@ -107,6 +107,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url):
         ("http://host:port/m.zip", "cannot be read"),
         ("http:///m.zip", "names no host"),
         ("https://host:0/m.zip", "names no host, or port 0"),
+        ("https://b\u00fccher.example/m.zip", "is not ASCII"),
     ],
 )
 def test_an_address_that_is_none_is_refused(url, message):

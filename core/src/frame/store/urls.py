@@ -87,12 +87,15 @@ def _check_address(location: str) -> None:
     try:
         parts = urlsplit(location)
         is_complete = not is_web or (bool(parts.hostname) and parts.port != 0)
+        is_plain = not is_web or parts.netloc.isascii()
     except ValueError as error:
         raise StoreError(f"a url cannot be read: {error}") from error
     if parts.password is not None or (parts.username is not None and is_web):
         raise StoreError("a url has a user and a password; it would be logged, so give them another way")
     if not is_complete:
         raise StoreError("a url names no host, or port 0")
+    if not is_plain:  # what a resolver takes its letters for is not what they look like
+        raise StoreError("a url's host is not ASCII; write an international name as xn--…")
 
 
 def split_model_list(text: str) -> list[str]:
