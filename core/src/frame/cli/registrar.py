@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 from frame.cli.arrivals import Arrivals
 from frame.cli.plans import PlannedModel, Planner
@@ -46,6 +47,7 @@ from frame.store.urls import ModelUrl, local_path, model_name, parse_model_url, 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
 _SOURCE = Source("rest", "POST /models")
+_MODEL_ID = "option.model_id"
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _Key = tuple[str, str | None]
 
@@ -97,8 +99,8 @@ class Registrar:
             ModelExistsError: it is there already.
             LoadError: it did not load, and says why.
         """
-        if self.allowed is not None and self.allowed.fullmatch(wanted.url) is None:
-            raise BadRequestError("Parameter url: it does not match model_url_pattern.")
+        if self.allowed is not None:
+            check_allowed(wanted, self.allowed)
         if self.only_below is not None:
             wanted = below(wanted, self.only_below)
         try:
@@ -305,6 +307,18 @@ class Registrar:
             self.manager.find(name, version)  # one of the store that is not ready raises
             raise ModelNotFoundError(f"Model not found: {name} version {version}")  # it is a label, or going
         return found
+
+
+def check_allowed(wanted: Registration, allowed: re.Pattern[str]) -> None:
+    """Raise `BadRequestError` unless a registration's url, and the weights beside it, match as a whole.
+
+    A `..` is refused: `file:///models/.*` does not mean what is beside that folder.
+    """
+    given = {**parse_model_url(wanted.url).arguments, **wanted.settings}
+    for name, text in (("url", wanted.url), (_MODEL_ID, given.get(_MODEL_ID, ""))):
+        is_up = ".." in re.split(r"[/=?\\]", unquote(text))
+        if text and (is_up or allowed.fullmatch(text) is None):
+            raise BadRequestError(f"Parameter {name}: it does not match model_url_pattern.")
 
 
 def below(wanted: Registration, folder: Path) -> Registration:

@@ -19,7 +19,7 @@ SERVER_KEYS: tuple[Key, ...] = (
     Key(name="model_snapshot", kind=str, default=None,
         doc="File that keeps what was registered, for the next start; unset: it is forgotten."),
     Key(name="model_url_pattern", kind=str, default=None, parse=parse_pattern,
-        doc="Regular expression that a url to register must match as a whole."),
+        doc="Regular expression that a url to register, and option.model_id with it, must match as a whole."),
     Key(name="model_download_timeout", kind=float, default=3600.0, minimum=0.1,
         doc="Seconds for the download of one model."),
     Key(name="allow_private_sources", kind=bool, default=False,
