@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 import uvloop
 from frame.config.forms import parse_address
+from frame.http.connection_limits import ConnectionLimits
 from frame.http.servers import AsgiApp, Receive, Scope, Send, ServerName, serve
 from frame.http.tls import TlsFiles
 
 DEADLINE = 10.0  # seconds until a test gives up waiting
+LIMITS = ConnectionLimits(header_timeout=60.0, keep_alive_timeout=75.0, max_header_size=64 * 1024)
 SERVERS: tuple[ServerName, ...] = ("hypercorn", "uvicorn")
 
 
@@ -45,6 +47,7 @@ async def served(
     address: str = "http://127.0.0.1:0",
     tls: TlsFiles | None = None,
     graceful_timeout: float = 5.0,
+    limits: ConnectionLimits = LIMITS,
 ) -> AsyncIterator[Served]:
     """Serve `app` while the context lasts; leaving it stops the server and waits for its end."""
     loop = asyncio.get_running_loop()
@@ -58,6 +61,7 @@ async def served(
         stop=stop,
         ready=ready.set_result,
         graceful_timeout=graceful_timeout,
+        limits=limits,
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(running)

@@ -176,3 +176,29 @@ def test_traffic_rules_that_are_wrong_are_400_with_the_place(data: bytes, said: 
     registry, status, body = send("PUT", "/models/m/traffic", data=data)
     assert (registry.asked, status) == ([], 400)
     assert said in body["message"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"url":"x","a":' + b"9" * 5000 + b"}"]
+)
+def test_json_that_is_too_deep_or_too_long_a_number_is_none(method: str, body: bytes) -> None:
+    path = "/models" if method == "POST" else "/models/m"
+    headers = {"content-type": "application/json"}
+    registry, status, answer = send(method, path, data=body, headers=headers)
+    assert (registry.asked, status, answer["message"]) == ([], 400, "The body is no JSON.")
+
+
+@pytest.mark.parametrize("name", ["url", "model_name", "device", "\ud800"])
+def test_half_of_a_character_is_refused(name: str) -> None:
+    registry, status, answer = send("POST", "/models", json={"url": "m", name: "a\udc00b"})
+    assert (registry.asked, status) == ([], 400)
+    assert "half of a character" in answer["message"]
+
+
+@pytest.mark.parametrize("character", ["\0", "\n", "\r", "\x7f"])
+def test_control_characters_in_a_url_are_refused(character: str) -> None:
+    registry, status, answer = send("POST", "/models", json={"url": f"m{character}.zip"})
+    assert (registry.asked, status, answer["message"]) == (
+        [], 400, "Parameter url: it has a control character.",
+    )  # fmt: skip

@@ -23,7 +23,7 @@ from frame.http.servers import serve
 try:
     asyncio.run(
         serve(None, address=parse_address(sys.argv[2]), server=sys.argv[3], tls=None,
-              stop=asyncio.Event(), ready=print, graceful_timeout=1.0)
+              stop=asyncio.Event(), ready=print, graceful_timeout=1.0, limits=None)
     )
 except ConfigError as error:
     print("refused:", error)

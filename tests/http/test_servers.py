@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 from frame.http.listening import ListenError
-from frame.http.servers import HEADERS_MAX_BYTES, Receive, Scope, Send, ServerName
+from frame.http.servers import Receive, Scope, Send, ServerName
 
-from tests.http.serving import DEADLINE, SERVERS, answer, echo, read_body, run, served, until
+from tests.http.serving import DEADLINE, LIMITS, SERVERS, answer, echo, read_body, run, served, until
 
 both = pytest.mark.parametrize("server", SERVERS)
 
@@ -190,7 +190,7 @@ def test_too_large_headers_are_refused(server: ServerName, is_in_one_piece: bool
             called.set()
             await echo(scope, receive, send)
 
-        head = b"GET / HTTP/1.1\r\nhost: h\r\n" + b"x-long: " + b"y" * (3 * HEADERS_MAX_BYTES)
+        head = b"GET / HTTP/1.1\r\nhost: h\r\n" + b"x-long: " + b"y" * (3 * LIMITS.max_header_size)
         end = b"\r\n\r\n" if is_in_one_piece else b""
         async with served(app, server=server) as running:
             reader, writer = await running.connect()
@@ -206,7 +206,7 @@ def test_too_large_headers_are_refused(server: ServerName, is_in_one_piece: bool
 @both
 def test_headers_below_the_limit_pass(server: ServerName) -> None:
     async def scenario() -> None:
-        headers = {"x-long": "y" * (HEADERS_MAX_BYTES - 1000)}
+        headers = {"x-long": "y" * (LIMITS.max_header_size - 1000)}
         async with served(echo, server=server) as running, httpx.AsyncClient() as client:
             assert (await client.get(running.url, headers=headers)).status_code == 200
             assert (await client.post(running.url, content=bytes(200_000))).status_code == 200

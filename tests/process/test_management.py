@@ -212,6 +212,9 @@ def test_only_urls_of_the_pattern_are_registered(store: Path, extra: Path) -> No
     environ = {"SERVING_MODEL_URL_PATTERN": f"{extra.parent}/[a-z]+"}
     with run_server(store, environ=environ) as server:
         assert manage(server, "POST", "/models", url=extra).status_code == 200
+        answer = manage(server, "PATCH", "/models/first", **{"option.model_id": "/etc"})
+        assert answer.status_code == 400
+        assert "option.model_id: it does not match model_url_pattern" in answer.json()["message"]
         for outside in (f"{extra.parent}/../{extra}", f"{extra}/../store/first", "/etc"):
             answer = manage(server, "POST", "/models", url=outside, model_name="other")
             assert answer.status_code == 400

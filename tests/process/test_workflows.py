@@ -303,6 +303,9 @@ def test_what_cannot_be_registered_leaves_nothing_behind(empty: Server, tmp_path
     assert "models.m: it does not match model_url_pattern" in error_of(register(empty, away))[2]
     climbing = put_workflow(made / "climbing", {"out": ["m", "in"]}, models={"m": "../../store"})
     assert "model_url_pattern" in error_of(register(empty, climbing))[2]
+    weights = {"m": {"modelUrl": "m", "engineName": "echo", "options": {"model_id": "/etc"}}}
+    (put_workflow(made / "weights", {"out": ["m", "in"]}, models=weights) / "m").mkdir()
+    assert "models.m.option.model_id: it does not match" in error_of(register(empty, made / "weights"))[2]
     assert "settings" in error_of(register(empty, lost, "models", batch_size="2"))[2]
     template = httpx.post(f"{empty.url}/workflows?template=adapter", timeout=DEADLINE)
     assert error_of(template)[0] == 400

@@ -99,6 +99,22 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[::1/m.zip", "cannot be read"),
+        ("http://host:99999/m.zip", "cannot be read"),
+        ("http://host:port/m.zip", "cannot be read"),
+        ("http:///m.zip", "names no host"),
+        ("https://host:0/m.zip", "names no host, or port 0"),
+        ("https://b\u00fccher.example/m.zip", "is not ASCII"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(url, message):
+    with pytest.raises(StoreError, match=message):
+        parse_model_url(url)
+
+
 def test_a_url_that_is_none_is_named_and_a_revision_is_no_user():
     with pytest.raises(StoreError, match="cannot be read"):
         parse_model_url("http://[x@y/m.zip")

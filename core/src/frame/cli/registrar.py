@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from frame.cli.allowed import below, check_allowed, check_model_id
 from frame.cli.arrivals import Arrivals
 from frame.cli.changes import Changes
 from frame.cli.plans import PlannedModel, Planner
@@ -27,10 +27,12 @@ from frame.errors import (
     ModelNotFoundError,
     ModelNotReadyError,
     OutOfMemoryError,
+    StoreError,
 )
 from frame.http.host import Registration, ScaledModel, WorkerChange
 from frame.http.traffic import rules_text
 from frame.policy.traffic import TrafficRules
+from frame.policy.wording import without_other_places
 from frame.pool.manager import MEMBER, WorkloadManager
 from frame.pool.model import ModelPool
 from frame.pool.plan import ModelPlan, with_workers
@@ -39,12 +41,11 @@ from frame.pool.unserved import UnservedModel
 from frame.store.catalog import ModelReader
 from frame.store.fetching import Watch
 from frame.store.startup import StartupEntry, in_store
-from frame.store.urls import ModelUrl, local_path, model_name, parse_model_url, scheme_of
+from frame.store.urls import ModelUrl, model_name, parse_model_url, scheme_of
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
 _SOURCE = Source("rest", "POST /models")
-_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 _Key = tuple[str, str | None]
 ResultT = TypeVar("ResultT")
 
@@ -99,11 +100,19 @@ class Registrar:
             ModelExistsError: it is there already.
             LoadError: it did not load, and says why.
         """
-        if self.allowed is not None and self.allowed.fullmatch(wanted.url) is None:
-            raise BadRequestError("Parameter url: it does not match model_url_pattern.")
+        if self.allowed is not None:
+            check_allowed(wanted, self.allowed)
         if self.only_below is not None:
             wanted = below(wanted, self.only_below)
-        return await self._register(wanted, waits=waits)
+        try:
+            return await self._register(wanted, waits=waits)
+        except (ConfigError, StoreError) as error:
+            shown = without_other_places(str(error), wanted.url)
+            if shown != str(error):
+                _log.error(
+                    "model_not_registered model=%s version=%s reason=%s", wanted.name, wanted.version, error
+                )
+            raise type(error)(shown) from error
 
     async def _register(self, wanted: Registration, *, waits: bool) -> str:
         url = self._url(wanted)
@@ -282,6 +291,8 @@ class Registrar:
             LoadError: it did not load with them, and is as it was.
         """
         pools = [self.manager.find(name, found) for found in self._existing(name, version)]
+        if self.allowed is not None:
+            check_model_id(settings, self.allowed)
         try:
             await self._finish(self._changes.apply(pools, self._kept, settings))
         finally:
@@ -348,26 +359,6 @@ class Registrar:
             self.manager.find(name, version)  # one of the store that is not ready raises
             raise ModelNotFoundError(f"Model not found: {name} version {version}")  # it is a label, or going
         return found
-
-
-def below(wanted: Registration, folder: Path) -> Registration:
-    """Return what SageMaker's multi-model contract lets anybody register: a real path below a folder.
-
-    Raises:
-        BadRequestError: it is another path, or more than a url and a name is given.
-    """
-    url = parse_model_url(wanted.url)
-    fields = (url.name, url.version, url.engine, url.devices, wanted.version)
-    if wanted.settings or url.arguments or any(fields):
-        raise BadRequestError(
-            "With multi_model only url and model_name may be given; the folder has the rest."
-        )
-    path = Path(os.path.realpath(local_path(url.location)))
-    if not path.is_relative_to(os.path.realpath(folder)) or path == Path(os.path.realpath(folder)):
-        raise BadRequestError(f"Parameter url: with multi_model it must be a path below {folder}.")
-    if _PLAIN_PATH.fullmatch(str(path)) is None:  # it is read as a url again: other signs have a meaning
-        raise BadRequestError("Parameter url: with multi_model letters, digits, /, _, . and - are allowed.")
-    return replace(wanted, url=str(path))
 
 
 def _ready_workers(pool: ModelPool) -> int:

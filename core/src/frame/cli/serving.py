@@ -31,6 +31,7 @@ from frame.cli.settings import CommandSettings
 from frame.cli.store_watch import Marks, StoreWatch, read_marks
 from frame.config.settings import ServerConfig
 from frame.errors import FrameError
+from frame.http.connection_limits import connection_limits
 from frame.http.dataplane import DataPlane
 from frame.http.servers import AsgiApp, serve
 from frame.http.settings import data_plane_settings
@@ -214,6 +215,7 @@ class _Server:
             stop=self._stop,
             ready=self._announce,
             graceful_timeout=self._config.drain_timeout + _SENDING,
+            limits=connection_limits(self._config),
         )
 
     def _registrar(self, manager: WorkloadManager) -> Registrar:

@@ -131,6 +131,9 @@ class ServerConfig:
     predict_timeout: float
     model_loading_timeout: float
     max_request_size: int
+    max_header_size: int
+    header_timeout: float
+    keep_alive_timeout: float
     max_queued_bytes: int
     async_result_max_bytes: int
     async_result_expiry: float

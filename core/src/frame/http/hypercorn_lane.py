@@ -30,12 +30,10 @@ from frame.http.lingering import Lingering, Pace
 from frame.http.listening import BACKLOG
 from frame.http.pieces import PIECE_BYTES, Pieces
 from frame.http.request_events import RequestEvents
-from frame.http.servers import H2_MAX_STREAMS, HEADERS_MAX_BYTES, KEEP_ALIVE, Listener
+from frame.http.servers import H2_MAX_STREAMS, Listener
 
 _READ_BYTES = 64 * 1024
 _BUFFER_BYTES = 16 * 1024  # asyncio stops reading at twice that
-_TLS_HANDSHAKE_TIMEOUT = 10.0  # seconds
-_FLUSH_TIMEOUT = 30.0  # seconds in which a slow client must take what was written before the close
 _NEVER = 1 << 62
 
 _log = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ async def run_hypercorn(listener: Listener) -> None:
                 sock=sock,
                 backlog=BACKLOG,
                 ssl=listener.context,
-                ssl_handshake_timeout=_TLS_HANDSHAKE_TIMEOUT if listener.context else None,
+                ssl_handshake_timeout=listener.limits.tls_handshake_timeout if listener.context else None,
             )
             for sock in listener.sockets
         ]
@@ -83,7 +81,8 @@ class _Lane:
 
     def __init__(self, listener: Listener) -> None:
         self.app = ASGIWrapper(listener.app)
-        self.config = _Config()
+        self.limits = listener.limits
+        self.config = _Config(listener.limits.max_header_size)
         self.context = WorkerContext(None)
         self.connections: dict[_Connection, asyncio.Task[None]] = {}
         self.pace = Pace()
@@ -124,16 +123,16 @@ class _Lane:
 class _Config(Config):  # type: ignore[misc]  # hypercorn is not followed by mypy
     """Hypercorn's settings, with the Date header made once a second."""
 
-    h11_max_incomplete_size = HEADERS_MAX_BYTES
-    h2_max_header_list_size = HEADERS_MAX_BYTES
     h2_max_concurrent_streams = H2_MAX_STREAMS
     include_server_header = False
     # Closing after n requests would cut the other streams of an HTTP/2 connection.
     keep_alive_max_requests = _NEVER
     errorlog = logging.getLogger("frame.http.hypercorn")
 
-    def __init__(self) -> None:
+    def __init__(self, max_header_size: int) -> None:
         super().__init__()
+        self.h11_max_incomplete_size = max_header_size
+        self.h2_max_header_list_size = max_header_size
         self._second = 0
         self._headers: list[tuple[bytes, bytes]] = []
 
@@ -149,6 +148,7 @@ class _Connection:
 
     Invariants:
         The idle timer runs exactly while no request is under way; a request begins with its whole headers.
+        It runs for `keep_alive_timeout`, and over HTTP/1.1 for `header_timeout` once headers have begun.
         `run` ends after every app call of the connection, and what was written is flushed or dropped.
     """
 
@@ -160,6 +160,7 @@ class _Connection:
         self._group = asyncio.TaskGroup()
         self._reading: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_in_headers = False
         self._tls = writer.get_extra_info("ssl_object")
         family = writer.get_extra_info("socket").family
         self._client = parse_socket_addr(family, writer.get_extra_info("peername"))
@@ -229,6 +230,8 @@ class _Connection:
             await self._take(data)
 
     async def _take(self, data: bytes) -> None:
+        if self._idle_timer is not None and not self._is_in_headers:
+            self._begin_headers()
         try:
             await self._machine.handle(RawData(data))
         except H2ProtocolAssumedError as error:  # a client with prior knowledge
@@ -253,6 +256,8 @@ class _Connection:
     async def _switch_to_h2(self, data: bytes, *upgrade: Any) -> None:
         self._machine = self._new_machine(H2Machine)
         await self._machine.initiate(*upgrade)
+        if not upgrade:  # the preface looked like a request
+            self._watch_idleness()
         if data:
             await self._machine.handle(RawData(data))
 
@@ -289,17 +294,28 @@ class _Connection:
                 await self._reader.read()  # to free what it had buffered
                 await Lingering(self._writer, self._lane.pace).ended
             self._writer.close()
-            async with asyncio.timeout(_FLUSH_TIMEOUT):
+            async with asyncio.timeout(self._lane.limits.flush_timeout):
                 await self._writer.wait_closed()
 
     def _watch_idleness(self) -> None:
         self._stop_idle_timer()
-        self._idle_timer = self._loop.call_later(0 if self._lane.is_ending else KEEP_ALIVE, self._end_idle)
+        seconds = 0.0 if self._lane.is_ending else self._lane.limits.keep_alive_timeout
+        self._idle_timer = self._loop.call_later(seconds, self._end_idle)
+        if self._machine.has_begun_headers:  # those of a pipelined request
+            self._begin_headers()
+
+    def _begin_headers(self) -> None:
+        """Give the headers that have begun their own time; none to what is ending."""
+        if isinstance(self._machine, H11Machine) and not self._lane.is_ending:
+            self._stop_idle_timer()
+            self._is_in_headers = True
+            self._idle_timer = self._loop.call_later(self._lane.limits.header_timeout, self._end_idle)
 
     def _stop_idle_timer(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+            self._is_in_headers = False
 
     def _end_idle(self) -> None:
         self._stop_idle_timer()

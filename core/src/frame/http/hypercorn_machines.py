@@ -6,12 +6,16 @@ from typing import Any
 
 import h11
 from h2.errors import ErrorCodes
-from h2.events import DataReceived
+from h2.events import DataReceived, StreamReset
 from h2.exceptions import ProtocolError
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol.events import Response, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
+
+from frame.http.connection_limits import header_size
+
+_HEADERS_TOO_LARGE = 431
 
 
 class H11Machine(H11Protocol):  # type: ignore[misc]  # hypercorn is not followed by mypy
@@ -26,9 +30,22 @@ class H11Machine(H11Protocol):  # type: ignore[misc]  # hypercorn is not followe
     _head = b""
 
     @property
+    def has_begun_headers(self) -> bool:
+        """Whether a part of the next request's headers has come."""
+        return bool(self.connection.trailing_data[0])
+
+    @property
     def is_body_unread(self) -> bool:
         """Whether the client is still sending a body that nobody reads."""
         return self.connection.their_state is h11.SEND_BODY
+
+    async def _create_stream(self, request: Any) -> None:
+        # h11 looks at the size of headers that are not whole: those that come in one read may be larger.
+        if header_size(request.target, request.headers) > self.config.h11_max_incomplete_size:
+            await self._send_error_response(_HEADERS_TOO_LARGE)
+            await self.send(Closed())
+        else:
+            await super()._create_stream(request)
 
     async def stream_send(self, event: Any) -> None:
         """Send one event of the answer."""
@@ -53,7 +70,13 @@ class H11Machine(H11Protocol):  # type: ignore[misc]  # hypercorn is not followe
 class H2Machine(H2Protocol):  # type: ignore[misc]  # hypercorn is not followed by mypy
     """HTTP/2, in which one stream's end is no other stream's."""
 
+    has_begun_headers = False  # what comes between streams may be anything, and has no time of its own
     is_body_unread = False  # streams are reset one by one
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        # Now, not when the client has acknowledged the setting.
+        self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
 
     async def handle(self, event: Any) -> None:
         """Take bytes, or the end of the connection, which wakes answers that wait for the client's window."""
@@ -87,4 +110,6 @@ class H2Machine(H2Protocol):  # type: ignore[misc]  # hypercorn is not followed 
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             else:
                 await super()._handle_events([event])
+            if isinstance(event, StreamReset):  # Hypercorn tells the end of its own streams alone
+                await self.send(Updated(idle=self.idle))
         await self._flush()

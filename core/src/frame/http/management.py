@@ -33,6 +33,8 @@ _COUNTS = frozenset(
 )
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 _NAME = re.compile(r"[\w.-]{1,255}", re.ASCII)
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON may have them, UTF-8 not
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -42,9 +44,7 @@ def management_handlers(models: ModelRegistry) -> dict[str, Handler]:
     async def register_model() -> Response:
         given = await _parameters()
         waits = _boolean(given, "synchronous", default=True)
-        url = given.pop("url", "")
-        if not url:
-            raise BadRequestError("Parameter url is required.")
+        url = _url(given)
         wanted = Registration(
             url=url,
             name=_name(given, "model_name"),
@@ -118,9 +118,7 @@ def _workflow_handlers(models: ModelRegistry) -> dict[str, Handler]:
         waits = _boolean(given, "synchronous", default=True)
         if "template" in given:
             raise BadRequestError("Parameter template: there are no templates; write a workflow.json.")
-        url = given.pop("url", "")
-        if not url:
-            raise BadRequestError("Parameter url is required.")
+        url = _url(given)
         wanted = Registration(url=url, name=_name(given, "workflow_name"), version=_version(given))
         _refuse_others(given)
         name = await models.register(wanted, waits=waits)
@@ -165,6 +163,8 @@ async def _parameters() -> dict[str, str]:
     """
     given = dict(_body(await request.get_data())) if request.mimetype == "application/json" else {}
     given |= request.args.to_dict()
+    if any(_HALF_CHARACTER.search(text) for pair in given.items() for text in pair):
+        raise BadRequestError("A parameter has half of a character (a surrogate): it is no text.")
     for name in _COUNTS & given.keys():
         if _INTEGER.fullmatch(given[name]) is None:
             raise BadRequestError(f"Parameter {name}: expected an integer.")
@@ -174,7 +174,7 @@ async def _parameters() -> dict[str, str]:
 def _body(data: str | bytes) -> Mapping[str, str]:
     try:
         body = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadRequestError("The body is no JSON.") from None
     if not isinstance(body, dict):
         raise BadRequestError("The body must be a JSON object with the parameters.")
@@ -202,6 +202,15 @@ def _count(given: dict[str, str], name: str) -> int | None:
     if count < -1:
         raise BadRequestError(f"Parameter {name}: expected 0 or more.")
     return None if count == -1 else count
+
+
+def _url(given: dict[str, str]) -> str:
+    url = given.pop("url", "")
+    if not url:
+        raise BadRequestError("Parameter url is required.")
+    if _CONTROL_CHARACTER.search(url):
+        raise BadRequestError("Parameter url: it has a control character.")
+    return url
 
 
 def _name(given: dict[str, str], name: str) -> str | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from frame import __version__
+from frame.config.keys import MODEL_KEYS
+from frame.http.management import LEVELS
+from frame.http.openapi_schemas import TEXT, Json, ref, schemas
 from frame.http.routes import ANY_METHOD, Endpoint, RouteTable
-from frame.policy.traffic import TrafficRules
-
-Json = dict[str, Any]
 
 _PARAMETER_TEXT = {
     "workflow": "Name of a workflow",
@@ -33,10 +31,6 @@ _ERROR_TEXT = {
     "507": "Memory was not enough",
 }
 
-_STATUS = {"type": "string", "enum": ["READY", "PENDING", "FAILED"]}
-_TEXT: Json = {"type": "string"}
-_COUNT: Json = {"type": "integer", "minimum": 0}
-
 
 def openapi_document(table: RouteTable, *, title: str = "Frame") -> Json:
     """Describe every endpoint of `table` as an OpenAPI 3.1 document.
@@ -52,7 +46,7 @@ def openapi_document(table: RouteTable, *, title: str = "Frame") -> Json:
         "openapi": "3.1.0",
         "info": {"title": title, "version": __version__},
         "paths": paths,
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": schemas()},
     }
 
 
@@ -68,11 +62,13 @@ def _operation(endpoint: Endpoint) -> Json:
     if parameters:
         operation["parameters"] = parameters
     if (given := _BODIES.get(endpoint.name)) is not None:
-        operation["requestBody"] = {"content": {"application/json": {"schema": _settings(given)}}}
+        operation["requestBody"] = {
+            "content": {"application/json": {"schema": _settings(given, is_open=given in _OPEN)}}
+        }
     if endpoint.name == "set_traffic":
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _ref("TrafficRules")}},
+            "content": {"application/json": {"schema": ref("TrafficRules")}},
         }
     if endpoint.plane == "data":
         operation["requestBody"] = {"content": {"application/json": {}, "*/*": {}}}
@@ -81,7 +77,7 @@ def _operation(endpoint: Endpoint) -> Json:
 
 def _path_parameter(name: str) -> Json:
     text = _PARAMETER_TEXT.get(name, name)
-    return {"name": name, "in": "path", "required": True, "description": text, "schema": _TEXT}
+    return {"name": name, "in": "path", "required": True, "description": text, "schema": TEXT}
 
 
 def _query(name: str, text: str, schema: Mapping[str, Any]) -> Json:
@@ -92,57 +88,77 @@ _EXPLAIN_FORMAT = [
     _query("format", "JSON or plain words; unset: by the Accept header", {"enum": ["json", "text"]})
 ]
 
-_INTEGER: Json = {"type": "integer"}
+_KEYS = {key.name: key for key in MODEL_KEYS}
+_MOST = 999_999_999  # what a count in a query may be, as `control` and `management` read it
+_NAME: Json = {"type": "string", "pattern": r"^[A-Za-z0-9_.\-]{1,255}$"}
+_WORKERS: Json = {"type": "integer", "minimum": -1, "maximum": _MOST}
 _YES: Json = {"type": "boolean", "default": True}
 _WAITS = _query("synchronous", "Answer once the workers are up", _YES)
+
+
+def _setting(name: str, text: str) -> Json:
+    """Describe a parameter that is a number of serving.properties."""
+    key = _KEYS[name]
+    limits = {"minimum": key.minimum, "maximum": _MOST}
+    return _query(name, text, {"type": "integer" if key.kind is int else "number", **limits})
+
+
 _SCALE = [
-    _query("min_worker", "Fewest workers on each device; -1: as it is", _INTEGER),
-    _query("max_worker", "Most workers on each device; -1: as it is", _INTEGER),
-    _query("device", "Only on this device, or kind of device", _TEXT),
+    _query("min_worker", "Fewest workers on each device; -1: as it is", _WORKERS),
+    _query("max_worker", "Most workers on each device; -1: as it is", _WORKERS),
+    _query("device", "Only on this device, or kind of device", TEXT),
     _WAITS,
 ]
 _CHANGE = [
-    _query("job_queue_size", "Requests that may wait", _INTEGER),
-    _query("batch_size", "Requests in a batch, as many as the workers were loaded for at most", _INTEGER),
-    _query("max_batch_delay", "Milliseconds that a batch waits for more requests", _INTEGER),
-    _query("max_idle_time", "Seconds for which a worker may be one too many", _INTEGER),
-    _query("request_timeout", "Seconds from admission to answer", {"type": "number"}),
+    _setting("job_queue_size", "Requests that may wait"),
+    _setting("batch_size", "Requests in a batch, as many as the workers were loaded for at most"),
+    _setting("max_batch_delay", "Milliseconds that a batch waits for more requests"),
+    _setting("max_idle_time", "Seconds for which a worker may be one too many"),
+    _setting("request_timeout", "Seconds from admission to answer"),
 ]
 _REGISTRATION = [
-    _query("url", "Folder or archive of the model", _TEXT) | {"required": True},
-    _query("model_name", "Its name; absent: from the url", _TEXT),
-    _query("model_version", "Its version", _TEXT),
-    _query("engine", "Its engine; absent: from its files", _TEXT),
-    _query("device", "Where it is put, as load_on_devices", _TEXT),
-    _query("job_queue_size", "Requests that may wait", _INTEGER),
-    _query("batch_size", "Requests in a batch", _INTEGER),
-    _query("max_batch_delay", "Milliseconds that a batch waits for more requests", _INTEGER),
-    _query("max_idle_time", "Seconds for which a worker may be one too many", _INTEGER),
+    _query("url", "Folder or archive of the model", TEXT) | {"required": True},
+    _query("model_name", "Its name; absent: from the url", _NAME),
+    _query("model_version", "Its version", _NAME),
+    _query("engine", "Its engine; absent: from its files", TEXT),
+    _query("device", "Where it is put, as load_on_devices", TEXT),
+    _setting("job_queue_size", "Requests that may wait"),
+    _setting("batch_size", "Requests in a batch"),
+    _setting("max_batch_delay", "Milliseconds that a batch waits for more requests"),
+    _setting("max_idle_time", "Seconds for which a worker may be one too many"),
     *_SCALE[:2],
     _WAITS,
 ]
-"""Any other key of serving.properties may be given as well."""
 
 _WORKFLOW = [
-    {**_query("url", "A workflow's file, or its folder or archive", _TEXT), "required": True},
-    _query("workflow_name", "Its name; absent: as its file says", _TEXT),
-    _query("model_version", "Its version; absent: as its file says", _TEXT),
+    {**_query("url", "A workflow's file, or its folder or archive", TEXT), "required": True},
+    _query("workflow_name", "Its name; absent: as its file says", _NAME),
+    _query("model_version", "Its version; absent: as its file says", _NAME),
     _WAITS,
 ]
 _BODIES = {
     "register_workflow": _WORKFLOW,
     "register_model": _REGISTRATION,
+    "scale_model": _SCALE,
+    "scale_model_version": _SCALE,
+    "scale_workflow": _SCALE,
+    "scale_workflow_version": _SCALE,
     "change_model": _CHANGE,
     "change_model_version": _CHANGE,
 }
 
+_OPEN = (_REGISTRATION, _CHANGE)
+"""Any other key of serving.properties may be given as well."""
+
+_PAGE_TOKEN: Json = {"type": "string", "pattern": "^[0-9]{1,9}$"}
+_LEVEL: Json = {"type": "string", "enum": list(LEVELS), "default": "info"}
 _METRIC_NAMES = [
-    _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": _TEXT})
+    _query("name[]", "Only metrics of this name; may be repeated", {"type": "array", "items": TEXT})
 ]
 
 _PAGE = [
     _query("limit", "Entries on a page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}),
-    _query("next_page_token", "nextPageToken of the page before", _TEXT),
+    _query("next_page_token", "nextPageToken of the page before", _PAGE_TOKEN),
 ]
 
 _QUERY_PARAMETERS: dict[str, list[Json]] = {
@@ -157,14 +173,14 @@ _QUERY_PARAMETERS: dict[str, list[Json]] = {
     "scale_workflow_version": _SCALE,
     "list_workflows": _PAGE,
     "list_models": _PAGE,
-    "set_logging": [_query("level", "error, warn, info or debug", {"type": "string", "default": "info"})],
+    "set_logging": [_query("level", "Least level that is logged", _LEVEL)],
     "/models/{model}/explain": _EXPLAIN_FORMAT,
     "/models/{model}/{version}/explain": _EXPLAIN_FORMAT,
     "/server/metrics": _METRIC_NAMES,
     "/metrics": _METRIC_NAMES,
     "/invocations": [
-        _query("model_name", "The model to run; may be left out when only one is served", _TEXT),
-        _query("model_version", "Its version", _TEXT),
+        _query("model_name", "The model to run; may be left out when only one is served", TEXT),
+        _query("model_version", "Its version", TEXT),
     ],
 }
 
@@ -187,13 +203,13 @@ def _json_answer(text: str, schema: str) -> Json:
     return {"description": text, "content": content}
 
 
-def _settings(parameters: list[Json]) -> Json:
-    """Return the schema of the same parameters as a JSON object."""
+def _settings(parameters: list[Json], *, is_open: bool) -> Json:
+    """Return the schema of the same parameters as a JSON object, to which others may come if it is open."""
     return {
         "type": "object",
         "required": [item["name"] for item in parameters if item["required"]],
         "properties": {item["name"]: item["schema"] for item in parameters},
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "additionalProperties": {"type": ["string", "number", "boolean"]} if is_open else False,
     }
 
 
@@ -203,10 +219,10 @@ def _done(text: str, *more: str) -> Json:
 
 _SCALED = _done("As many workers are up", "503") | {"202": _json_answer("They are on their way", "Done")}
 _EXPLANATION = _json_answer("Sentences, advice and the records that they are made from", "Explanation")
-_EXPLANATION["content"]["text/plain"] = {"schema": _TEXT}
+_EXPLANATION["content"]["text/plain"] = {"schema": TEXT}
 _EXPLAINED: Json = {"200": _EXPLANATION} | _errors("400", "503")
 
-_METRICS: Json = {"200": {"description": "Metrics", "content": {"text/plain": {"schema": _TEXT}}}}
+_METRICS: Json = {"200": {"description": "Metrics", "content": {"text/plain": {"schema": TEXT}}}}
 
 _CONTROL_RESPONSES: dict[str, Json] = {
     "ping": {
@@ -234,8 +250,8 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     | {"202": _json_answer("Its workers are on their way", "Done")},
     "scale_model": _SCALED,
     "scale_model_version": _SCALED,
-    "change_model": _done("They have changed"),
-    "change_model_version": _done("They have changed"),
+    "change_model": _done("They have changed", "500", "503"),
+    "change_model_version": _done("They have changed", "500", "503"),
     "describe_traffic": {"200": _json_answer("The rules, and what came of them", "Traffic")},
     "set_traffic": _done("The rules are in force"),
     "forget_traffic": _done("The newest version gets all requests that name none"),
@@ -245,138 +261,3 @@ _CONTROL_RESPONSES: dict[str, Json] = {
     "metrics": _METRICS,
     "metrics_short": _METRICS,
 }
-
-
-def _object(required: str, /, **properties: Any) -> Json:
-    return {"type": "object", "required": required.split(), "properties": properties}
-
-
-def _array(items: Json) -> Json:
-    return {"type": "array", "items": items}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _schemas() -> Json:
-    tensor = _object("name dtype", name=_TEXT, dtype=_TEXT, shape=_array({"type": "integer", "minimum": -1}))
-    rank = _object("rank pid host", rank=_COUNT, pid=_COUNT, host=_TEXT)
-    worker = _object(
-        "id startTime status", id=_COUNT, pid=_COUNT, startTime=_TEXT, status=_TEXT, ranks=_array(rank)
-    )
-    device = _object("deviceType deviceId", deviceType=_TEXT, deviceId={"type": "integer", "minimum": -1})
-    health = _object("status", status={"enum": ["Healthy", "Unhealthy", "PENDING", "FAILED"]}, reason=_TEXT)
-    listed = _object(
-        "modelName modelUrl status", modelName=_TEXT, version=_TEXT, modelUrl=_TEXT, status=_STATUS
-    )
-    return {
-        "Error": _object("code type message", code=_COUNT, type=_TEXT, message=_TEXT),
-        "Done": _object("status", status=_TEXT),
-        "Health": {"type": "object", "additionalProperties": health},
-        "ModelPage": _object("models", models=_array(listed), nextPageToken=_TEXT),
-        "WorkflowPage": _object(
-            "workflows",
-            workflows=_array(_object("workflowName", workflowName=_TEXT, version=_TEXT)),
-            nextPageToken=_TEXT,
-        ),
-        "Descriptions": _array(
-            _object(
-                "workflowName models",
-                workflowName=_TEXT,
-                version=_TEXT,
-                workflowUrl=_TEXT,
-                status=_STATUS,
-                requests=_COUNT,
-                models=_array(_ref("Model")),
-            )
-        ),
-        "Tensor": tensor,
-        "Worker": worker,
-        "WorkerGroup": _object(
-            "device minWorkers maxWorkers workers",
-            device=device,
-            minWorkers=_COUNT,
-            maxWorkers=_COUNT,
-            workers=_array(_ref("Worker")),
-        ),
-        "Model": _model_schema(health["properties"]["status"]),
-        "Explanation": _explanation_schema(),
-        "Traffic": _traffic_schema(),
-        **_RULES,
-    }
-
-
-_, _RULES = msgspec.json.schema_components([TrafficRules], ref_template="#/components/schemas/{name}")
-
-
-def _traffic_schema() -> Json:
-    millis: Json = {"type": "number", "minimum": 0}
-    trial = _object("requests failures", requests=_COUNT, failures=_COUNT, p50Millis=millis, p95Millis=millis)
-    difference = _object("requestId at", requestId=_TEXT, at=_TEXT)
-    shadow: Json = {
-        "type": "object",
-        "properties": {"differences": _array(difference)},
-        "additionalProperties": _COUNT,
-    }
-    cause = {"enum": ["errors", "latency", "deaths", "failed"]}
-    rollback = _object("version at cause reason", version=_TEXT, at=_TEXT, cause=cause, reason=_TEXT)
-    return _object(
-        "modelName rules rollbacks",
-        modelName=_TEXT,
-        rules=_ref("TrafficRules"),
-        trial={"type": "object", "additionalProperties": trial},
-        shadow={"type": "object", "additionalProperties": shadow},
-        rollbacks=_array(rollback),
-    )
-
-
-def _explanation_schema() -> Json:
-    figures: Json = {"type": "object", "additionalProperties": {"type": ["number", "string"]}}
-    change: Json = {"type": "object", "additionalProperties": _TEXT}
-    predicted: Json = {"type": "object", "additionalProperties": {"type": "number"}}
-    record: Json = {"type": "object", "required": ["seconds_ago"]}
-    return _object(
-        "model sentences advice batches scalings choices deaths",
-        model=_TEXT,
-        version=_TEXT,
-        sentences=_array(_object("about text figures", about=_TEXT, text=_TEXT, figures=figures)),
-        advice=_array(
-            _object(
-                "change text predicted figures",
-                change=change,
-                text=_TEXT,
-                predicted=predicted,
-                figures=figures,
-            )
-        ),
-        batches=_array(record),
-        scalings=_array(record),
-        choices=_array(record),
-        deaths=_array(record),
-    )
-
-
-def _model_schema(health: Json) -> Json:
-    return _object(
-        "modelName modelUrl batchSize queueSize requestInQueue status loadedAtStartup workerGroups",
-        modelName=_TEXT,
-        modelUrl=_TEXT,
-        engine=_TEXT,
-        batchSize=_COUNT,
-        maxBatchDelayMillis=_COUNT,
-        maxIdleSeconds=_COUNT,
-        queueSize=_COUNT,
-        requestInQueue=_COUNT,
-        status=health,
-        reason=_TEXT,
-        loadedAtStartup={"type": "boolean"},
-        signature=_object("inputs outputs", inputs=_array(_ref("Tensor")), outputs=_array(_ref("Tensor"))),
-        selfCheck={"type": "object"},
-        settings={
-            "type": "object",
-            "additionalProperties": _object("value source", value=_TEXT, source=_TEXT),
-        },
-        log=_array(_TEXT),
-        workerGroups=_array(_ref("WorkerGroup")),
-    )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from frame.config.forms import Address
 from frame.errors import ConfigError
+from frame.http.connection_limits import ConnectionLimits
 from frame.http.listening import listening
 from frame.http.tls import TlsFiles, server_context
 
@@ -22,10 +23,6 @@ Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 ServerName = Literal["hypercorn", "uvicorn"]
 
-# Longer than the 60 s after which AWS's and nginx's balancers drop an idle connection: whoever closes first
-# races with the other's next request, and the balancer must be the one.
-KEEP_ALIVE = 75.0
-HEADERS_MAX_BYTES = 64 * 1024  # hypercorn: and what one read brings beside it
 H2_MAX_STREAMS = 128  # RFC 9113 advises at least 100
 
 
@@ -43,6 +40,7 @@ class Listener:
     stop: asyncio.Event
     ready: Callable[[], None]
     graceful_timeout: float
+    limits: ConnectionLimits
 
 
 async def serve(
@@ -54,6 +52,7 @@ async def serve(
     stop: asyncio.Event,
     ready: Callable[[list[str]], None],
     graceful_timeout: float,
+    limits: ConnectionLimits,
 ) -> None:
     """Serve `app` on `address` until `stop` is set and what was begun is answered.
 
@@ -68,6 +67,7 @@ async def serve(
         stop: once set, no connection is accepted, idle ones close, and the answers under way are finished.
         ready: called once when connections are accepted, with the addresses, ports filled in.
         graceful_timeout: seconds after `stop` at which unfinished requests are cut; `serve` returns then.
+        limits: of every connection.
 
     Raises:
         ListenError: the address cannot be listened on.
@@ -88,6 +88,7 @@ async def serve(
             stop=stop,
             ready=lambda: ready(urls),
             graceful_timeout=graceful_timeout,
+            limits=limits,
         )
         await run(listener)
 

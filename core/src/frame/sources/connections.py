@@ -58,10 +58,15 @@ def is_public(address: str) -> bool:
             parsed = inner
         elif parsed in _NAT64:
             parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-    return parsed.is_global and not parsed.is_multicast
+        elif parsed not in _UNICAST:
+            return False
+    return parsed.is_global and not parsed.is_multicast and not any(parsed in net for net in _SPECIAL)
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")  # all that is given out; the rest is local, mapped or reserved
+# Python before 3.12.4 takes these for global: metadata services and relays (IANA's special-purpose registry).
+_SPECIAL = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("192.88.99.0/24"))
 
 
 def open_pool(*, allows_private: bool) -> httpcore.ConnectionPool:

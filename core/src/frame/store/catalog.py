@@ -26,10 +26,9 @@ from frame.store.fetching import Fetcher, Watch
 from frame.store.folders import PROPERTIES_FILE, list_files, model_folder
 from frame.store.secure import read_secure_mode
 from frame.store.startup import StartupEntry, entry_of_variables, list_startup
-from frame.store.urls import is_archive_name, local_path, model_name, path_stem, scheme_of
+from frame.store.urls import MODEL_ID, is_archive_name, local_path, model_name, path_stem, scheme_of
 from frame.store.workflows import find_workflow_file, is_workflow_name, read_workflow
 
-_MODEL_ID = "option.model_id"
 _PER_BYTE, _DEEP = 1.2, 16
 """Memory per byte of files, DJL Serving's; levels of folders that are looked at."""
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -156,7 +155,7 @@ class ModelReader:
         self, entry: StartupEntry, files: _ModelFiles, settings: Mapping[str, Setting], watch: Watch
     ) -> dict[str, Setting]:
         """Return `option.model_id` as a folder of this machine, when it names a url or a hub's repository."""
-        setting = settings.get(_MODEL_ID)
+        setting = settings.get(MODEL_ID)
         if setting is None:
             return {}
         location = setting.value
@@ -167,14 +166,14 @@ class ModelReader:
             return {}
         folder = self.fetcher.fetch(location, watch, is_trusted=entry.source.kind != "rest")
         source = Source(setting.source.kind, f"{setting.source.where} ({setting.value}, downloaded)")
-        return {_MODEL_ID: Setting(key=_MODEL_ID, value=str(folder), source=source)}
+        return {MODEL_ID: Setting(key=MODEL_ID, value=str(folder), source=source)}
 
     def _locate(self, entry: StartupEntry, watch: Watch) -> _ModelFiles:
         if scheme_of(entry.url.location):
             return self._fetch(entry, watch)
         path = Path(os.path.abspath(local_path(entry.url.location)))  # noqa: PTH100  # resolve() follows links
         stem = path_stem(str(path))
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110  # Path.exists() raises when a name is too long
             message = f"{path}: there is no such file or folder"
             raise StoreError(message)
         if path.is_dir():
@@ -256,7 +255,7 @@ def build_catalog(
         if (named := entry_of_variables(environ, reader.cache.with_name("named"))) is not None:
             startup.entries.append(named)
     except (StoreError, OSError) as error:
-        problems.append(f"HF_MODEL_ID: {error}")
+        problems.append(f"HFMODEL_ID: {error}")
     found: dict[tuple[str, str | None], CatalogEntry] = {}
     for entry in startup.entries:
         read = reader.read(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import stat
 import tarfile
 import zipfile
@@ -19,6 +20,7 @@ _MAX_LINK = 4096
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_SUFFIXES = (".zip", ".mar")
 _HEADER_LIMIT = 2**20
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")  # lists and logs of files are lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +86,14 @@ def safe_parts(name: str) -> tuple[str, ...]:
     """Return the segments of a member's name; `.` and doubled `/` do not count.
 
     Raises:
-        StoreError: the name is absolute, goes up, or has a backslash or a NUL in it.
+        StoreError: the name is absolute, goes up, or has a backslash or a control character in it.
     """
     parts = tuple(segment for segment in name.split("/") if segment not in {"", "."})
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
         message = f"the member {name!r} would be written outside its folder"
         raise StoreError(message)
+    if _CONTROL_CHARACTER.search(name):
+        raise StoreError(f"the member {name!r} has a control character in its name")
     return parts
 
 

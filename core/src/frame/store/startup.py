@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,5 +144,6 @@ def in_store(location: str, store: Path | None) -> str:
     candidates = [Path(location), store / location]
     if "/" not in location:
         candidates.reverse()
-    found = next((path for path in candidates if path.exists()), None)
+    # Not Path.exists(), which raises when a name is longer than a file's may be.
+    found = next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110
     return str(found) if found else location

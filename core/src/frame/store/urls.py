@@ -12,6 +12,8 @@ from frame.errors import StoreError
 
 ARCHIVE_SUFFIXES = (".zip", ".mar", ".tar.gz", ".tgz", ".tar.z", ".tar")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?=/|file:)")
+MODEL_ID = "option.model_id"
+"""The option that may be a url, too."""
 _NAME = re.compile(r"[\w.-]+")
 _ENDPOINT_FIELDS = 4
 _UNVERSIONED = "default"
@@ -59,8 +61,7 @@ def parse_model_url(text: str) -> ModelUrl:
     if version == _UNVERSIONED:
         raise StoreError(f"{text}: {version} is what a model without a version is called; leave it out")
     location, _, query = url.partition("?")
-    if _has_credentials(location):
-        raise StoreError("a url has a user and a password; it would be logged, so give them another way")
+    _check_address(location)
     if not location:
         message = f"{text}: no path or URL; write NAME=PATH"
         raise StoreError(message)
@@ -75,15 +76,33 @@ def parse_model_url(text: str) -> ModelUrl:
     )
 
 
-def _has_credentials(location: str) -> bool:
-    """Tell whether a url has a user part; the `@` of a hub's repository is before a revision."""
-    if "@" not in location or not scheme_of(location):
-        return False
+def _check_address(location: str) -> None:
+    """Raise `StoreError` unless a url can be read and has no user part.
+
+    The `@` of a hub's repository is before a revision.
+    """
+    scheme = scheme_of(location)
+    if not scheme:
+        return
+    is_web = scheme in {"http", "https"}
     try:
         parts = urlsplit(location)
+        is_complete = not is_web or (bool(parts.hostname) and parts.port != 0)
+        is_plain = not is_web or parts.netloc.isascii()
     except ValueError as error:
         raise StoreError(f"a url cannot be read: {error}") from error
-    return parts.password is not None or (parts.username is not None and parts.scheme in {"http", "https"})
+    if parts.password is not None or (parts.username is not None and is_web):
+        raise StoreError("a url has a user and a password; it would be logged, so give them another way")
+    if not is_complete:
+        raise StoreError("a url names no host, or port 0")
+    if not is_plain:  # what a resolver takes its letters for is not what they look like
+        raise StoreError("a url's host is not ASCII; write an international name as xn--…")
+
+
+def is_allowed(text: str, allowed: re.Pattern[str]) -> bool:
+    """Tell whether a url, or what stands for one, matches `model_url_pattern` as a whole; none with `..`."""
+    is_up = ".." in re.split(r"[/=?\\]", unquote(text))
+    return not is_up and allowed.fullmatch(text) is not None
 
 
 def split_model_list(text: str) -> list[str]:

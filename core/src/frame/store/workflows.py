@@ -14,7 +14,7 @@ from frame.config.workflows import FUNCTIONS, WorkflowFile, is_workflow_text, pa
 from frame.errors import ConfigError, StoreError
 from frame.store.folders import WORKFLOW_FILES
 from frame.store.startup import StartupEntry
-from frame.store.urls import ModelUrl, model_name, parse_model_url, scheme_of
+from frame.store.urls import MODEL_ID, ModelUrl, is_allowed, model_name, parse_model_url, scheme_of
 
 _YAML = (".yml", ".yaml")
 _MOST_BYTES = 1 << 20
@@ -81,6 +81,9 @@ def read_workflow(
             version=version,
             arguments=MappingProxyType({**url.arguments, **written.settings}),
         )
+        weights = url.arguments.get(MODEL_ID)
+        if weights and allowed is not None and not is_allowed(weights, allowed):
+            raise ConfigError(f"{path.name}: models.{model}.{MODEL_ID}: it does not match model_url_pattern")
         members[model] = StartupEntry(url, Source(entry.source.kind, f"{path.name} models.{model}"))
     if file.needs_functions:
         members[FUNCTIONS] = _functions(entry, path, file, name, version)
@@ -124,6 +127,6 @@ def _url(text: str, path: Path, where: str, allowed: re.Pattern[str] | None) -> 
         url = replace(url, location=str(Path(path.parent, url.location)))
         if Path(url.location).resolve().is_relative_to(folder):
             return url
-    if allowed is not None and allowed.fullmatch(text) is None:
+    if allowed is not None and not is_allowed(text, allowed):
         raise ConfigError(f"{path.name}: {where}: it does not match model_url_pattern")
     return url
