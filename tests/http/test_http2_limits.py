@@ -129,3 +129,22 @@ def test_http_2_headers_above_max_header_size_end_the_connection(limits: Connect
             assert await client.ended()
 
     run_with(scenario, "hypercorn", limits)
+
+
+def test_headers_that_unpack_to_far_more_end_the_connection() -> None:
+    """A kilobyte that names one long field of the table a thousand times."""
+
+    async def scenario(running: Served, files: TlsFiles | None) -> None:
+        async with connected(running, files) as (reader, writer):
+            client = _H2Client(reader, writer)
+            long = ("x-long", "y" * 2000)
+            client.send_headers(long, end_stream=True)
+            client.flush()
+            client.state.receive_data(await asyncio.wait_for(reader.readuntil(b"2 "), DEADLINE))
+            client.send_headers(*[long] * 1000, end_stream=True)
+            sent = client.state.data_to_send()
+            assert len(sent) < 2000
+            writer.write(sent)
+            assert await client.ended()
+
+    run_with(scenario, "hypercorn", LIMITS)

@@ -69,3 +69,34 @@ def test_events_keep_their_order() -> None:
         assert bodies == [b"0", b"1", b"2"]
 
     run(scenario())
+
+
+def test_small_pieces_that_wait_are_given_as_one() -> None:
+    async def scenario() -> None:
+        events = RequestEvents()
+        for number in range(10_000):
+            await events.put({"type": "http.request", "body": b"%d," % number, "more_body": True})
+        await events.put({"type": "http.request", "body": b"", "more_body": False})
+        await events.put(_GONE)
+        got = await events.get()
+        assert got == {
+            "type": "http.request", "body": b"".join(b"%d," % n for n in range(10_000)), "more_body": False,
+        }  # fmt: skip
+        assert type(got["body"]) is bytes
+        assert await events.get() == _GONE
+
+    run(scenario())
+
+
+def test_joined_pieces_fill_the_queue_as_single_ones_do() -> None:
+    async def scenario() -> None:
+        events = RequestEvents(100)
+        for _ in range(10):
+            await events.put({"type": "http.request", "body": b"x" * 10, "more_body": True})
+        waiting = asyncio.create_task(events.put({"type": "http.request", "body": b"y", "more_body": True}))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert (await events.get())["body"] == b"x" * 100 + b"y"
+        await asyncio.wait_for(waiting, DEADLINE)
+
+    run(scenario())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from frame.api import RequestError
 from frame.worker.codecs import multipart
@@ -92,3 +94,17 @@ def test_forms_are_told_by_their_content_type():
         *(True, True),
         *(False, False),
     ]
+
+
+@pytest.mark.parametrize("filling", [b"\r\n", b"\r\n--", b"\r\n--a", b"--b"])
+def test_a_form_takes_time_in_proportion_to_its_size(filling):
+    def seconds(count):
+        body = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + filling * count + b"\r\n--b--\r\n"
+        best = float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            split_form(body, "multipart/form-data; boundary=b")
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    assert seconds(1_600_000) < 2 * 16 * seconds(100_000)

@@ -38,6 +38,16 @@ def test_a_worker_gets_the_pieces_in_their_order(pieces):
     assert b"".join(payload.read_segments()) == whole
     assert (payload.descriptor >= 0) == (len(whole) >= MEMFD_BYTES)
     assert payload.descriptor < 0 or payload.segments == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 511])
+def test_tiny_pieces_take_the_memory_of_their_bytes(size):
+    payload = Payload(b"first")
+    count = 500_000 // size
+    for _ in range(count):
+        payload.add(b"x" * size)
+    assert received(payload) == b"first" + b"x" * size * count
+    assert len(payload.segments) < 10
     payload.close()
 
 

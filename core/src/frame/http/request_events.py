@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 _QUEUE_BYTES = 1024 * 1024
+_SMALL_BYTES = 1024  # the record of an event takes some hundred
 
 
 class RequestEvents:
@@ -14,6 +15,7 @@ class RequestEvents:
 
     Invariants:
         At most `most_bytes` and one chunk wait; `put` waits for room meanwhile.
+        Small pieces that wait are one: a body of tiny chunks takes the memory of its bytes alone.
         Once the app has ended (`close`) or the client has gone, `put` never waits.
         After `http.disconnect` the app gets nothing else, as often as it asks.
     """
@@ -30,7 +32,8 @@ class RequestEvents:
         """Hand over one event; wait while the app is behind."""
         if self._is_closed:
             return
-        self._events.append(event)
+        if not self._is_joined(event):
+            self._events.append(event)
         self._changed.set()
         self._size_bytes += len(event.get("body", b""))
         while (
@@ -38,6 +41,21 @@ class RequestEvents:
         ):
             self._has_room.clear()
             await self._has_room.wait()
+
+    def _is_joined(self, event: dict[str, Any]) -> bool:
+        """Add a small piece of a body to one that waits; tell whether that was done."""
+        last = self._events[-1] if self._events else event
+        if last is event or not last.get("more_body") or event["type"] != "http.request":
+            return False
+        if len(event["body"]) >= _SMALL_BYTES:
+            return False
+        if not isinstance(last["body"], bytearray):
+            if len(last["body"]) >= _SMALL_BYTES:
+                return False
+            last["body"] = bytearray(last["body"])
+        last["body"] += event["body"]
+        last["more_body"] = event["more_body"]
+        return True
 
     async def get(self) -> dict[str, Any]:
         """Give the app its next event."""
@@ -49,6 +67,8 @@ class RequestEvents:
             self._events.popleft()
             self._size_bytes -= len(event.get("body", b""))
             self._has_room.set()
+            if isinstance(event.get("body"), bytearray):
+                event["body"] = bytes(event["body"])
         return event
 
     def close(self) -> None:

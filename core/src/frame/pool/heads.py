@@ -116,13 +116,13 @@ def message(kind: Kind, head: object) -> list[bytes]:
 
 def run_message(
     batch: int, jobs: Sequence[Job], most_descriptors: int
-) -> tuple[list[bytes | memoryview], list[int]]:
+) -> tuple[list[bytes | bytearray | memoryview], list[int]]:
     """Return the segments and the descriptors of a message that lets a worker run jobs as one batch.
 
     Args:
         most_descriptors: parts beyond so many travel as bytes.
     """
-    segments: list[bytes | memoryview] = [b""]
+    segments: list[bytes | bytearray | memoryview] = [b""]
     descriptors: list[int] = []
     heads = [job_head(job, segments, descriptors, most_descriptors) for job in jobs]
     head = encode(RunHead(batch, heads))
@@ -131,7 +131,10 @@ def run_message(
 
 
 def job_head(
-    job: Job, segments: list[bytes | memoryview], descriptors: list[int], most_descriptors: int = MAX_FDS
+    job: Job,
+    segments: list[bytes | bytearray | memoryview],
+    descriptors: list[int],
+    most_descriptors: int = MAX_FDS,
 ) -> JobHead:
     """Return the job's head; its parts are appended to the message's segments and descriptors."""
     parts: list[tuple[str, int, int]] = []

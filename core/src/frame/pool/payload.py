@@ -8,9 +8,14 @@ from collections.abc import Sequence
 
 from frame.wire.parts import MEMFD_BYTES, SealedMap, append, open_memfd, seal
 
+_SMALL_BYTES = 512
+_JOINED_BYTES = 64 * 1024
+
 
 class Payload:
-    """Bytes that are never joined in the router. `close` frees the memfd of a large one; idempotent.
+    """Bytes that the router does not join, but for tiny pieces: each would cost more than it holds.
+
+    `close` frees the memfd of a large one; idempotent.
 
     Invariant: all bytes are in `segments`, or all are behind `descriptor`.
     """
@@ -18,7 +23,7 @@ class Payload:
     __slots__ = ("descriptor", "segments", "size_bytes")
 
     def __init__(self, first: bytes = b"") -> None:
-        self.segments: list[bytes] = [first] if first else []
+        self.segments: list[bytes | bytearray] = [first] if first else []
         self.size_bytes = len(first)
         self.descriptor = -1
         if self.size_bytes >= MEMFD_BYTES:
@@ -44,9 +49,18 @@ class Payload:
         if self.descriptor >= 0:
             append(self.descriptor, chunk)
         elif chunk:
-            self.segments.append(chunk)
+            self._keep(chunk)
             if self.size_bytes >= MEMFD_BYTES:
                 self._spill()
+
+    def _keep(self, chunk: bytes) -> None:
+        last = self.segments[-1] if self.segments else None
+        if last is None or len(chunk) >= _SMALL_BYTES:
+            self.segments.append(chunk)
+        elif isinstance(last, bytearray) and len(last) < _JOINED_BYTES:
+            last += chunk
+        else:
+            self.segments.append(bytearray(chunk))
 
     def finish(self) -> None:
         """Say that the body is complete."""
@@ -60,7 +74,7 @@ class Payload:
         other.descriptor = os.dup(self.descriptor) if self.descriptor >= 0 else -1
         return other
 
-    def read_segments(self) -> Sequence[bytes | memoryview]:
+    def read_segments(self) -> Sequence[bytes | bytearray | memoryview]:
         """Return the bytes, mapped when they are behind the descriptor; they outlive `close`."""
         if self.descriptor < 0:
             return self.segments

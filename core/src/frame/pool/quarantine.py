@@ -74,7 +74,7 @@ def hold(quarantine: Quarantine, job: Job, model: str, now: Callable[[], float])
 class _Part:
     key: str
     size_bytes: int
-    segments: list[bytes]
+    segments: list[bytes | bytearray]
     descriptor: int
 
 
