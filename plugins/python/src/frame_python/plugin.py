@@ -34,7 +34,7 @@ def _detect_weights(listing: FolderListing) -> Claim | None:
     for stem in dict.fromkeys((listing.name, "model")):
         for suffix in PICKLE_SUFFIXES:
             if listing.matching(stem + suffix):
-                return Claim(strength=50, model_file=stem + suffix, reason=f"found {stem}{suffix}")
+                return Claim(strength=30, model_file=stem + suffix, reason=f"found {stem}{suffix}")
     gguf = listing.matching("*.gguf")
     if gguf:
         return Claim(strength=50, model_file=gguf[0], reason=f"found {gguf[0]}")

@@ -1,0 +1,1 @@
+"""The engine sklearn for Frame."""

@@ -1,0 +1,1 @@
+"""The engine xgboost for Frame."""
