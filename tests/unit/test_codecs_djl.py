@@ -182,3 +182,22 @@ def test_a_format_that_cannot_hold_the_output_is_406(accept):
     with pytest.raises(RequestError, match="accept application/json instead") as error:
         encode({"accept": accept}, {"y": np.array([b"a"], object)})
     assert error.value.status == 406
+
+
+def test_another_models_tensors_are_taken_by_position_unless_a_name_fits():
+    specs = (TensorSpec("a", "float32", (-1, 2)), TensorSpec("b", "float32", (-1, 2)))
+    one, two = np.ones((1, 2), np.float32), np.full((1, 2), 2, np.float32)
+
+    def decoded(*names: str, **more: str):
+        body = ndlist.dumps(list(zip(names, (one, two), strict=True)))
+        properties = Properties({"content-type": "tensor/ndlist", **more})
+        return djl.decode((Part("data", body),), properties, Signature(specs, ()))
+
+    chained = {"x-frame-by-position": "true"}
+    found = decoded("x", "y", **chained)
+    assert (found["a"].tolist(), found["b"].tolist()) == (one.tolist(), two.tolist())
+    found = decoded("b", "a", **chained)
+    assert (found["a"].tolist(), found["b"].tolist()) == (two.tolist(), one.tolist())
+    for names, more in ((("c", "a"), chained), (("x", "y"), {})):
+        with pytest.raises(RequestError):
+            decoded(*names, **more)

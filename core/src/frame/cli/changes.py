@@ -45,6 +45,7 @@ class Changes:
         self._announce = announce
         self._drain_timeout = drain_timeout
         self._changed: dict[Key, dict[str, str]] = {}
+        self._turn = asyncio.Lock()  # a change that waits sees what the one before has changed
 
     def note(self, key: Key, settings: Mapping[str, str]) -> None:
         """Remember what was changed: a successor gets it as well."""
@@ -74,6 +75,12 @@ class Changes:
         if all(_is_live(pool, settings) for pool in pools):
             self._change_now(pools, settings)
             return
+        async with self._turn:
+            await self._change_by_successors(pools, kept, settings)
+
+    async def _change_by_successors(
+        self, pools: Sequence[ModelPool], kept: Mapping[Key, Registration], settings: Mapping[str, str]
+    ) -> None:
         wanted = [self._wanted(pool, kept, settings) for pool in pools]
         loop = asyncio.get_running_loop()
         read = [await loop.run_in_executor(None, self._plan, item, Watch()) for item in wanted]

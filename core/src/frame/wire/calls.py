@@ -9,6 +9,6 @@ ARGUMENTS_PROPERTY = "x-frame-arguments"
 The parts of all of them come one after the other.
 """
 BY_POSITION_PROPERTY = "x-frame-by-position"
-"""Tensors whose names are not the model's inputs are taken in their order: another model made them."""
+"""Tensors none of whose names is one of the model's inputs are taken in order: another model made them."""
 OWN_PROPERTIES = frozenset({FUNCTION_PROPERTY, ARGUMENTS_PROPERTY, BY_POSITION_PROPERTY})
 """What no client may set."""

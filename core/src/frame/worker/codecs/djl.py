@@ -95,8 +95,8 @@ def _read(body: Buffer, kind: str, signature: Signature, *, by_position: bool = 
     if kind not in readers:
         raise RequestError(415, f"content type {kind[:100]} is not supported; send {', '.join(SUPPORTED)}")
     arrays = readers[kind](body)
-    if by_position and {name for name, _ in arrays} != {spec.name for spec in signature.inputs}:
-        arrays = [(None, array) for _, array in arrays]
+    if by_position and {name for name, _ in arrays}.isdisjoint(spec.name for spec in signature.inputs):
+        arrays = [(None, array) for _, array in arrays]  # where one name fits, an order would mix them up
     return fitting.fit(_named(arrays, signature), signature)
 
 
