@@ -11,6 +11,7 @@ ROOT = Path(frame.__file__).parents[3]
 
 # What may read data that can run code: each says itself what it reads.
 TRUSTED_READERS = {
+    "frame/config/workflows.py": "reads YAML by safe_load alone",
     "frame_python/options.py": "names the formats of the handler below",
     "djl_python/session_manager.py": "values of this server's own sessions, in its private folder",
     "djl_python/sklearn_handler.py": "a model that its author vouches for",
@@ -64,6 +65,8 @@ def test_no_module_reads_what_can_run_code() -> None:
                 given = {item.arg: item.value for item in node.keywords}
                 if node.func.attr == "load" and ast.unparse(node.func.value) == "torch":
                     assert ast.unparse(given["weights_only"]) == "True", name
+                if ast.unparse(node.func.value) == "yaml":
+                    assert node.func.attr == "safe_load", name
                 if "allow_pickle" in given:
                     assert ast.unparse(given["allow_pickle"]) == "False", name
 
