@@ -10,6 +10,8 @@ import pytest
 from frame.api import Request
 from frame.testing import EngineCompliance, body_request, json_request
 
+pytestmark = pytest.mark.slow(180)
+
 
 class _Echo(EngineCompliance):
     @pytest.fixture

@@ -12,6 +12,8 @@ from frame.testing import EngineCompliance, json_request
 
 from tests import hf_models
 
+pytestmark = pytest.mark.slow(180)
+
 BATCHES = """
 from djl_python import Input, Output
 

@@ -14,6 +14,8 @@ from frame.api import Request
 from frame.testing import EngineCompliance, json_request, tensor_request
 from onnx import TensorProto, helper, numpy_helper
 
+pytestmark = pytest.mark.slow(180)
+
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
 
 

@@ -251,7 +251,8 @@ class Workbench:
         jobs = [self._job(request) for request in requests]
         for job in jobs:
             pool.submit(job)  # all in one turn of the loop: what comes together runs together
-        return [await self._answered(job) for job in jobs]
+        # Side by side: a stream that nobody reads holds its slot, which another of them may wait for.
+        return await asyncio.gather(*(self._answered(job) for job in jobs))
 
     async def _leave(self, request: Request) -> int:
         pool = self._manager.find(NAME, None)

@@ -110,6 +110,8 @@ class Inbox(Generic[WorkT]):
                 if self._is_read:
                     self._changed.wait(min(left, TAKE_OVER_SECONDS))
                     continue
+                if is_true():  # by what the reader before has read since: no further message may come
+                    return
                 self._is_read = True
             self._read_for_others(left)
 
