@@ -74,7 +74,7 @@ def choose_when_joining(torch_backend: ModuleType, wanted: str, *, has_gpu: bool
         )
         if not has_gpu:  # there NCCL does it
             _log.info("all_reduce_chosen kind=%s reason=%r", chosen, reason)
-        return _build_alone(original) if chosen == "shm" else None
+        return _NamelessMemory(_build_alone(original)) if chosen == "shm" else None
 
     torch_backend.build_shm_op = build_shm_op  # type: ignore[attr-defined]  # a module's function, replaced
 
@@ -92,6 +92,37 @@ def _build_alone(build: Callable[[], Any]) -> Any:
     with _locked(folder / "frame.lock"):
         (folder / "lock").unlink(missing_ok=True)
         return build()
+
+
+class _NamelessMemory:
+    """DeepSpeed's operator, whose memory goes with its processes, however they end.
+
+    DeepSpeed names 66 MiB a rank in /dev/shm by address and port and never takes the names away: they stay
+    when the group ends, and a group that gets the port again may map what an earlier one left.
+    """
+
+    def __init__(self, operator: Any) -> None:
+        self._operator = operator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._operator, name)
+
+    def initialize(self, size: int, rank: int) -> None:
+        """Map the memory of all ranks, then remove this rank's name for it."""
+        import torch
+
+        own = _memory_file(rank)
+        own.unlink(missing_ok=True)
+        torch.distributed.barrier()  # nobody maps what is left of an earlier group
+        self._operator.initialize(size, rank)
+        torch.distributed.barrier()  # all have mapped it
+        own.unlink(missing_ok=True)
+
+
+def _memory_file(rank: int) -> Path:
+    """Return the file of DeepSpeed's all-reduce buffer (its csrc/cpu/comm/shm.cpp)."""
+    address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    return Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}")  # noqa: S108
 
 
 @contextlib.contextmanager
