@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -9,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 _READY = re.compile(r"server_ready address=(\S+)")
@@ -109,7 +110,45 @@ def run_server(
         environ: variables on top of this process's own.
         timeout: seconds until the server must listen.
         waits_ready: False gives the block a server that may not listen yet (or never will).
+
+    Raises:
+        ServerError: it ended or did not listen in time.
     """
+    with _started(store, arguments, environ or {}) as server:
+        try:
+            if waits_ready:
+                server.wait_ready(timeout)
+            yield server
+        finally:
+            server.stop()
+
+
+@asynccontextmanager
+async def run_server_async(
+    store: Path | str | None,
+    arguments: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    timeout: float = 60.0,  # the server's to listen, not this call's
+) -> AsyncIterator[Server]:
+    """Serve `store` while the block runs, as `run_server` does; the event loop goes on meanwhile.
+
+    Raises:
+        ServerError: it ended or did not listen in time.
+    """
+    with _started(store, arguments, environ or {}) as server:
+        try:
+            await asyncio.to_thread(server.wait_ready, timeout)
+            yield server
+        finally:  # when this task is cancelled too: what waits in a thread ends with the process
+            await asyncio.to_thread(server.stop)
+
+
+@contextmanager
+def _started(
+    store: Path | str | None, arguments: Sequence[str], environ: Mapping[str, str]
+) -> Iterator[Server]:
+    """Start a server, which writes its log into a folder that lasts as long as the block."""
     with tempfile.TemporaryDirectory(prefix="frame-test-") as folder:
         log = Path(folder, "log")
         command = [sys.executable, "-m", "frame", "serve", "--port", "0", *arguments]
@@ -118,15 +157,9 @@ def run_server(
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **(environ or {})},
+                env={**os.environ, **environ},
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
-        server = Server(process, log)
-        try:
-            if waits_ready:
-                server.wait_ready(timeout)
-            yield server
-        finally:
-            server.stop()
+        yield Server(process, log)
