@@ -65,3 +65,23 @@ def words_in_code(text: str) -> set[str]:
 def code_blocks(text: str, language: str) -> list[str]:
     """Return the fenced code blocks of one language, in order."""
     return re.findall(rf"^```{language}\b[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A fenced code block.
+
+    Attributes:
+        line: where it begins, from 1.
+    """
+
+    language: str
+    text: str
+    line: int
+
+
+def fences(name: str) -> list[Fence]:
+    """Return all code blocks of docs/<name>.md, in order."""
+    text = page(name)
+    found = re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Fence(match[1], match[2], text.count("\n", 0, match.start()) + 1) for match in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from frame.contract.models import Engine, EngineContext, Model, ModelSpec, SequenceModel, TensorModel
@@ -39,7 +39,7 @@ def load_model(head: LoadHead, enter_stage: Callable[[str, float], None]) -> tup
     enter_stage("load model", 0.0)
     model = engine.load(_spec_of(head, options_type))
     if isinstance(model, TensorModel):
-        _prepare_tensors(model, head)
+        _prepare_tensors(model, head, engines_own=option_keys(options_type))
     return engine, model
 
 
@@ -86,11 +86,12 @@ def _spec_of(head: LoadHead, options_type: Any) -> ModelSpec:
     )
 
 
-def _prepare_tensors(model: TensorModel, head: LoadHead) -> None:
-    """Give a model what it reads images and pads requests with."""
+def _prepare_tensors(model: TensorModel, head: LoadHead, *, engines_own: Container[str]) -> None:
+    """Give a model what it reads images and pads requests with; what its engine declares is not ours."""
     from frame.worker.codecs.images import image_input  # numpy: only where there are tensors
 
-    model.image_input = image_input(head.properties, model.signature)
+    properties = {key: value for key, value in head.properties.items() if key not in engines_own}
+    model.image_input = image_input(properties, model.signature)
     if head.padding is not None:
         from frame.worker.padding import Padder
 
