@@ -18,7 +18,7 @@ $(READY): constraints.txt $(PROJECTS)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --group dev \
 		-e "core[uvicorn,tls,s3,hub,otel]" -e plugins/python -e "plugins/onnx[cpu]" -e "plugins/torchscript[torch]" -e "plugins/tf[cpu]" \
-		-e plugins/deepspeed
+		-e plugins/deepspeed -e plugins/tensorrt
 	touch $(READY)
 
 store: setup
@@ -35,7 +35,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy core/src plugins/python/src plugins/onnx/src plugins/torchscript/src plugins/tf/src \
-		plugins/deepspeed/src
+		plugins/deepspeed/src plugins/tensorrt/src
 	$(BIN)/lint-imports
 
 bench: store

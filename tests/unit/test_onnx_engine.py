@@ -25,7 +25,7 @@ from frame.api import (
 from frame.contract.options import parse_options
 from frame.worker.codecs import ndlist
 from frame_onnx import engine as onnx_engine
-from frame_onnx.engine import OnnxEngine
+from frame_onnx.engine import OnnxEngine, provider_list
 from frame_onnx.options import OnnxOptions
 from frame_onnx.plugin import frame_engines
 from onnx import TensorProto, helper, numpy_helper
@@ -291,3 +291,26 @@ def test_the_plugin_imports_no_framework():
         "sys.exit(bool({'onnxruntime', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0
+
+
+def test_tensorrt_of_onnx_runtime_that_is_not_there_says_what_to_install(tmp_path):
+    with pytest.raises(ValueError, match=r"pip install frame-onnx\[gpu\] tensorrt"):
+        load(linear(tmp_path), ortDevice="TensorRT")
+
+
+def test_tensorrt_gets_its_settings_and_cuda_what_it_lacks(monkeypatch):
+    has = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: has)
+    options = OnnxOptions(tensorrtFp16=True, tensorrtCache="/var/cache/plans")
+    asked = {
+        "device_id": "1",
+        "trt_fp16_enable": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": "/var/cache/plans",
+    }
+    assert provider_list("TensorRT", "gpu1", options) == [
+        ("TensorrtExecutionProvider", asked),
+        ("CUDAExecutionProvider", {"device_id": "1"}),
+        "CPUExecutionProvider",
+    ]
+    assert provider_list("TensorRT", "gpu1", OnnxOptions())[0] == (has[0], {"device_id": "1"})

@@ -36,6 +36,7 @@ KNOWN_ENGINES: tuple[KnownEngine, ...] = (
         names=("tf", "tensorflow"), distribution="frame-tf[cpu]", files=("saved_model.pb", "*/saved_model.pb")
     ),
     KnownEngine(names=("python",), distribution="frame-python", files=("model.py",)),
+    KnownEngine(names=("tensorrt",), distribution="frame-tensorrt[gpu]", files=("*.plan",)),
     KnownEngine(names=("deepspeed", "rubikon", "mpi"), distribution="frame-deepspeed", files=()),
 )
 """Engines of this project, for the error that says what to install."""

@@ -86,7 +86,7 @@ class OnnxEngine(Engine):
             session = ort.InferenceSession(
                 str(Path(spec.path, spec.model_file)),
                 sess_options=settings,
-                providers=provider_list(provider, self.context.devices[0]),
+                providers=provider_list(provider, self.context.devices[0], options),
             )
         except _LOAD_ERRORS as error:
             raise ValueError(
@@ -157,8 +157,14 @@ def session_options(options: OnnxOptions, spec: ModelSpec, threads: int) -> Any:
     return settings
 
 
-def provider_list(provider: str, device: str) -> list[Any]:
-    """Return ONNX Runtime's `providers` argument: the provider, then the CPU for what it lacks.
+_REMEDIES = {
+    "CUDA": "; pip install frame-onnx[gpu] in place of frame-onnx[cpu]",
+    "TensorRT": "; pip install frame-onnx[gpu] tensorrt in place of frame-onnx[cpu]",
+}
+
+
+def provider_list(provider: str, device: str, options: OnnxOptions) -> list[Any]:
+    """Return ONNX Runtime's `providers` argument: the provider, then what runs the nodes that it lacks.
 
     Raises:
         ValueError: the installed onnxruntime does not have the provider.
@@ -166,14 +172,25 @@ def provider_list(provider: str, device: str) -> list[Any]:
     name = _PROVIDERS[provider]
     available = ort.get_available_providers()
     if name not in available:
-        remedy = "; pip install frame-onnx[gpu] in place of frame-onnx[cpu]" if provider == "CUDA" else ""
+        remedy = _REMEDIES.get(provider, "")
         has = f"it has {', '.join(available)}"
         raise ValueError(f"the installed onnxruntime {ort.__version__} does not have {name} ({has}){remedy}")
     if provider == "CPU":
         return [name]
     index = device.removeprefix("gpu")
     settings = {"device_id": index} if provider in _WITH_DEVICE_ID and index.isdecimal() else {}
-    return [(name, settings), _PROVIDERS["CPU"]]
+    if provider != "TensorRT":
+        return [(name, settings), _PROVIDERS["CPU"]]
+    cuda = [(_PROVIDERS["CUDA"], settings)] if _PROVIDERS["CUDA"] in available else []
+    return [(name, {**settings, **_tensorrt_settings(options)}), *cuda, _PROVIDERS["CPU"]]
+
+
+def _tensorrt_settings(options: OnnxOptions) -> dict[str, str]:
+    """Return what TensorRT is asked for: half precision, and a folder for the engines that it built."""
+    settings = {"trt_fp16_enable": "1"} if options.tensorrtFp16 else {}
+    if options.tensorrtCache:
+        settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": options.tensorrtCache}
+    return settings
 
 
 def signature_of(session: Any) -> Signature:

@@ -43,3 +43,8 @@ class OnnxOptions:
         "Execution provider; unset: CUDA on a GPU, else CPU. The installed onnxruntime must have it.",
         choices=("CPU", "CUDA", "TensorRT", "ROCM", "MIGraphX", "CoreML", "OpenVINO", "DirectML"),
     )
+    tensorrtFp16: bool = option(False, "With ortDevice=TensorRT: compute in float16 where that is faster.")
+    tensorrtCache: str = option(
+        "",
+        "With ortDevice=TensorRT: folder for what it builds, which takes minutes; unset: nothing is kept.",
+    )

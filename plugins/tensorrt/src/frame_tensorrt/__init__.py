@@ -1,0 +1,1 @@
+"""The engine `tensorrt`: serialized TensorRT engines on NVIDIA GPUs."""
