@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
 
+import click
 from frame.api import EngineSpec
+from frame.cli.main import frame
 from frame.config.keys import ARGUMENTS, MODEL_KEYS, Key
 from frame.config.server_keys import SERVER_KEYS
 from frame.contract.options import option_keys, option_type
@@ -106,6 +108,21 @@ def route_table() -> str:
     return table(("method", "path", "class", "what"), rows)
 
 
+def command_table() -> str:
+    """Return each command with its arguments and flags."""
+    rows = []
+    for name, command in sorted(frame.commands.items()):
+        arguments = [item for item in command.params if isinstance(item, click.Argument)]
+        usage = ["frame", name, *(item.make_metavar(click.Context(command)) for item in arguments)]
+        rows.append(row(f"**`{' '.join(usage)}`**", "", command.get_short_help_str(200)))
+        for item in command.params:
+            if isinstance(item, click.Option):
+                spelt = ", ".join(f"`{each}`" for each in (*item.opts, *item.secondary_opts))
+                is_set = isinstance(item.default, str | int | float) and item.default not in {False, ""}
+                rows.append(row(spelt, f"`{item.default}`" if is_set else "", item.help or ""))
+    return table(("command or flag", "default", "meaning"), rows)
+
+
 def references() -> dict[str, Callable[[], str]]:
     """Return the makers of all reference tables by name."""
     head = ("key", "type", "default", "meaning")
@@ -117,6 +134,7 @@ def references() -> dict[str, Callable[[], str]]:
         ),
         "engines": engine_table,
         "routes": route_table,
+        "commands": command_table,
     }
     for spec in installed_engines():
         made[f"options of {spec.name}"] = partial(option_table, spec)

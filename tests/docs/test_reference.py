@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from frame import hookspecs
 from frame.config.keys import UNUSED_MODEL_KEYS
 from frame.config.server_keys import UNUSED_SERVER_KEYS, UNUSED_VARIABLES
 from frame.http.routes import CONTROL_PLANE, default_table
@@ -58,6 +59,12 @@ def test_every_route_of_the_server_is_compatible_or_says_so() -> None:
         )
     ]
     assert missing == []
+
+
+def test_every_hook_is_described() -> None:
+    hooks = {name for name in vars(hookspecs) if name.startswith("frame_")}
+    assert {"frame_engines", "frame_model_sources"} <= hooks
+    assert hooks - words_in_code(page("design")) == set()
 
 
 def unused_keys() -> list[str]:
